@@ -106,7 +106,7 @@ class Place(Machine):
         assert self.changes == list(changes)
 
     async def audience(self, room: str) -> int:
-        return (await self.attendance.people(room))[1]
+        return (await self.attendance.people(room)).total
 
     async def names(self, room: str = "a") -> list[str]:
         return [each.name for each in await self.attendance.roster(room)]

@@ -14,7 +14,7 @@ from contracts.history import draft
 from fastchat.brokers.memory import MemoryBroker
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.ledger.appending import Limits
-from fastchat.ledger.attendance import Present, Watched
+from fastchat.ledger.attendance import People, Watched
 from fastchat.ledger.identity import Witness
 from fastchat.ledger.rooms import SharedRooms
 from fastchat.ledger.url import EngineUrl
@@ -225,11 +225,11 @@ async def test_spectator_who_goes_while_a_room_is_read_is_not_counted(url: Engin
         await machine.join(ANN)
         people = machine.rooms._attendance.people
 
-        async def slow_people(room: str) -> tuple[Sequence[Present], int]:
-            roster, _ = await people(room)
+        async def slow_people(room: str) -> People:
+            found = await people(room)
             machine.rooms._on_event(Watched("a", 5))
             machine.rooms._on_event(Watched("a", 4))
-            return roster, 3
+            return found._replace(total=3)
 
         machine.rooms._attendance.people = slow_people  # type: ignore[method-assign]
         await machine.rooms._rosters.read("a")

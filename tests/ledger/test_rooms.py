@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from contracts.broker import Receiver
+from contracts.broker.administration import AdministrationContract
 from contracts.broker.joining import JoiningContract
 from contracts.broker.presence import PresenceContract
 from contracts.broker.publishing import PublishingContract
@@ -21,10 +22,12 @@ from contracts.broker.several import SeveralContract
 from contracts.history import NOW_S
 from fastchat.brokers import Broker, Pages, Presence
 from fastchat.brokers.memory import MemoryBroker
+from fastchat.brokers.relay.administration import RelayAdministration
 from fastchat.brokers.relay.bounds import Bounds
 from fastchat.brokers.relay.client import RelayBroker
 from fastchat.brokers.relay.pages import RelayPages
 from fastchat.brokers.relay.server import Relay
+from fastchat.errors import CommandError, ErrorCode
 from fastchat.history import History
 from fastchat.history.memory import MemoryHistory
 from fastchat.ledger.appending import Limits
@@ -34,7 +37,9 @@ from fastchat.ledger.rooms import SharedRooms
 from fastchat.ledger.spread import SpreadRooms
 from fastchat.ledger.url import EngineUrl
 from fastchat.metrics import Metrics
+from fastchat.protocol import Position
 from fastchat.rooms import Entrance, Entry, Member
+from fastchat.rooms.administration import Administration
 from fastchat.rooms.members import GRACE_TICKS
 from support.ledger import in_loop, observer
 from support.server import PATIENCE_S
@@ -151,7 +156,7 @@ async def test_forged_notifications_change_nothing(
     assert len(logged) == len(FORGED) - 1, "the empty notification is of no kind"
 
 
-class OnLedgers:
+class OnLedgers(AdministrationContract):
     """What the contract needs of machines that share ledgers: one, or those of a subclass."""
 
     PACE_S = 0.005
@@ -191,6 +196,38 @@ class OnLedgers:
     def pages_of(self, broker: Broker) -> Pages:
         assert isinstance(broker, MemoryBroker)
         return broker._rooms.pages
+
+    def administration_of(self, broker: Broker) -> Administration:
+        assert isinstance(broker, MemoryBroker)
+        return broker._rooms.administration
+
+    def test_failing_disk_is_said(self) -> None:
+        """Without the ledger, nothing can be asked."""
+
+        async def test(broker: Broker, receiver: Receiver, rooms: Administration) -> None:
+            for part in self.parts()[0]:
+                await part._session.close()
+            for call in (
+                rooms.position("a"),
+                rooms.options("a"),
+                rooms.set_options("a", {"title": "x"}, "shop"),
+                rooms.delete_room("a", "shop"),
+                rooms.rooms("", "", 10),
+                rooms.since("a", Position("epoch", 0), 10),
+                rooms.users("a"),
+                rooms.find_user("user Alice"),
+                rooms.disconnect("user Alice", None, "shop"),
+                rooms.ban("user Alice", None, 10, "shop"),
+                rooms.unban("user Alice", None, "shop"),
+                rooms.bans(),
+                rooms.messages_of("user Alice", None, 10),
+                rooms.erase_user("user Alice", "shop"),
+            ):
+                with pytest.raises(CommandError) as caught:
+                    await call
+                assert caught.value.code is ErrorCode.UNAVAILABLE
+
+        self.run_with(test)
 
     async def batches(self) -> list[int]:
         found: list[int] = []
@@ -270,6 +307,10 @@ class TestRelayContract(TestContract):
     def pages_of(self, broker: Broker) -> Pages:
         assert isinstance(broker, RelayBroker)
         return RelayPages(broker)
+
+    def administration_of(self, broker: Broker) -> Administration:
+        assert isinstance(broker, RelayBroker)
+        return RelayAdministration(broker)
 
 
 class TestSpreadContract(OnLedgers, SeveralContract, JoiningContract, ReadingContract):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import secrets
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
@@ -14,17 +15,22 @@ import asyncpg
 import pytest
 import uvloop
 
-from fastchat.history import Outcome, Page
+from fastchat.history import Cursor, Erasure, Outcome, Page, StoredStream
+from fastchat.history.options import options_of
 from fastchat.ledger import LedgerError
 from fastchat.ledger.appending import Batch, Committed, Limits
 from fastchat.ledger.connecting import connect
+from fastchat.ledger.erasing import Eraser, new_erasure
 from fastchat.ledger.identity import Share, Witness
+from fastchat.ledger.listing import Listing
+from fastchat.ledger.options import store_options
 from fastchat.ledger.reading import Reader
 from fastchat.ledger.schema import prepare_schema
 from fastchat.ledger.search import Search
 from fastchat.ledger.session import Session
 from fastchat.ledger.url import EngineUrl, parse_url
 from fastchat.protocol import Draft, Message, Position, Publication
+from fastchat.protocol.options import RoomOptions
 from support.postgresql import FAST, PostgreSQL, postgresql
 from support.server import PATIENCE_S
 
@@ -281,6 +287,7 @@ class LedgerHistory:
         self._thread.start()
         self._machine = Machine(url, limits)
         self._reader = self._machine.reader
+        self._eraser = Eraser(self._machine.session)
         self._run(self._machine.session.open())
 
     def _run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
@@ -312,6 +319,42 @@ class LedgerHistory:
 
     def find_alike(self, room: str) -> str | None:
         return self._run(self._reader.find_alike(room))
+
+    # Rooms and users
+
+    def following(self, room: str, position: Position, limit: int) -> list[Publication] | None:
+        return self._run(self._reader.following(room, position, limit))
+
+    @property
+    def options(self) -> Mapping[str, RoomOptions]:
+        rows = self._run(self._machine.session.fetch("SELECT room, value FROM options"))
+        return {room: options_of(json.loads(value)) for room, value in rows}
+
+    def set_options(self, room: str, options: RoomOptions) -> None:
+        self._run(store_options(self._machine.session, room, options._asdict()))
+
+    def streams(self, prefix: str, after: str, limit: int) -> list[StoredStream]:
+        found = self._run(Listing(self._machine.session).rooms(prefix, after, limit))
+        return [
+            StoredStream(room, epoch, head, last_at, size)
+            for room, epoch, head, _, last_at, size in found
+        ]
+
+    def delete_room(self, room: str) -> bool:
+        return self._run(self._eraser.delete_room(room)).notice is not None
+
+    def published_by(
+        self, user: str, after: Cursor | None, limit: int
+    ) -> tuple[list[Publication], Cursor | None]:
+        return self._run(self._eraser.published_by(user, after, limit))
+
+    def erase_user(self, user: str, after: Cursor | None) -> tuple[Erasure, Cursor | None]:
+        return self._run(self._erase(user, after))
+
+    async def _erase(self, user: str, after: Cursor | None) -> tuple[Erasure, Cursor | None]:
+        async with self._machine.session.storing() as store:
+            erasure, _, cursor = await self._eraser.erase(store, user, new_erasure(), after)
+            return erasure, cursor
 
     def check(self) -> None:
         self._run(self._machine.session.fetch("SELECT 1"))

@@ -9,8 +9,9 @@ import orjson
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.protocol import Change, ChangeDraft, Kind, Message, Publication, Reactor
 from fastchat.protocol.publications import encodable
+from fastchat.protocol.users import ERASED_NAME, ERASED_USER
 
-__all__ = ["amend", "put", "without_user"]
+__all__ = ["amend", "put", "without_said", "without_user"]
 
 #: Different emoji under one message: a message with more would fill the screens of all members.
 MAX_EMOJI = 20
@@ -82,6 +83,26 @@ def without_user(message: Message, user: str) -> Message:
         if (kept := tuple(each for each in reactors if each.user != user))
     }
     return message._replace(reactions=reactions or None)
+
+
+def without_said(publication: Publication, user: str) -> Publication:
+    """A publication without what a user has said; the same object if it has nothing of that."""
+    if isinstance(publication, Message) and publication.user != user:
+        kept = without_user(publication, user)
+        return publication if kept == publication else kept
+    if publication.user != user:
+        return publication
+    if isinstance(publication, Change):
+        return publication._replace(user=ERASED_USER, username=ERASED_NAME, text="")
+    return publication._replace(
+        user=ERASED_USER,
+        username=ERASED_NAME,
+        text="",
+        id=None,
+        edited=None,
+        deleted=True,
+        reactions=None,
+    )
 
 
 def put(

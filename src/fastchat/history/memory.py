@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from fastchat.errors import CommandError
 from fastchat.history import Cursor, Duplicate, Erasure, Outcome, Page, StoredStream
-from fastchat.history.changes import amend, put, without_user
+from fastchat.history.changes import amend, put, without_said
 from fastchat.history.epochs import epoch_of
 from fastchat.history.search import matcher
 from fastchat.history.users import new_user_key
-from fastchat.protocol import Change, Draft, Message, MessageDraft, Position, Publication
+from fastchat.protocol import Draft, Message, MessageDraft, Position, Publication
 from fastchat.protocol.names import name_key
 from fastchat.protocol.options import RoomOptions
-from fastchat.protocol.users import ERASED_NAME, ERASED_USER
 
 __all__ = ["MemoryHistory"]
 
@@ -204,7 +203,7 @@ class MemoryHistory:
                 continue
             messages = reactions = 0
             for publication in tuple(log.publications):
-                erased = _without(publication, user)
+                erased = without_said(publication, user)
                 if erased is publication:
                     continue
                 if isinstance(erased, Message):
@@ -304,26 +303,6 @@ class MemoryHistory:
             if not log.publications:
                 self._forget(room)  # `_bytes` does not count empty logs, so they must go
                 self._generation = self._new_generation()
-
-
-def _without(publication: Publication, user: str) -> Publication:
-    """A publication without what a user has said; the same object if it has nothing of that."""
-    if isinstance(publication, Message) and publication.user != user:
-        kept = without_user(publication, user)
-        return publication if kept == publication else kept
-    if publication.user != user:
-        return publication
-    if isinstance(publication, Change):
-        return publication._replace(user=ERASED_USER, username=ERASED_NAME, text="")
-    return publication._replace(
-        user=ERASED_USER,
-        username=ERASED_NAME,
-        text="",
-        id=None,
-        edited=None,
-        deleted=True,
-        reactions=None,
-    )
 
 
 def _page(publications: Iterable[Publication], limit: int, *, newest_first: bool) -> Page:

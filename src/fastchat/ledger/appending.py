@@ -14,7 +14,15 @@ from fastchat.history.epochs import epoch_of
 from fastchat.history.rows import dump_reactions
 from fastchat.ledger.rows import NULL, NUMBER_OF_KIND, SEPARATOR, column_of, digest_of, escaped
 from fastchat.limits.buckets import rate_limited
-from fastchat.protocol import ChangeDraft, Draft, Message, MessageDraft, Publication
+from fastchat.protocol import (
+    ChangeDraft,
+    Draft,
+    Message,
+    MessageDraft,
+    ModeratorDraft,
+    Publication,
+    is_posted,
+)
 from fastchat.protocol.names import name_key
 from fastchat.protocol.publications import numbered
 
@@ -132,6 +140,7 @@ class Batch:
             *map(column_of, (users, usernames, texts, timestamps)),
             *_id_columns(drafts),
             *self._change_arrays(changes),
+            _posted(drafts),
         ]
 
     def _fold(self, states: Mapping[Target, State]) -> tuple[dict[int, tuple[Message, int]], int]:
@@ -247,6 +256,14 @@ class Batch:
 
     def _refuse(self, index: int, outcome: Duplicate | CommandError) -> None:
         self._outcomes[index] = self._refused[index] = outcome
+
+
+def _posted(drafts: Sequence[Draft]) -> list[bool] | None:
+    """Which drafts the budgets of rooms do not limit; None if they limit all."""
+    if set(map(type, drafts)) <= {MessageDraft, ModeratorDraft}:
+        return None
+    posted = list(map(is_posted, drafts))
+    return posted if any(posted) else None
 
 
 def _id_columns(drafts: Sequence[Draft]) -> list[Any]:

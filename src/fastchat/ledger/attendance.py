@@ -31,11 +31,13 @@ import orjson
 
 from fastchat.ledger import LedgerError, NotCommittedError
 from fastchat.ledger.gathering import MANY_ROOMS, ROOMS_AT_ONCE, Gathering, Pace
+from fastchat.ledger.notices import Deleted, Erased, Lifted, Notice, Optioned
 from fastchat.ledger.rows import escaped, unescaped
 from fastchat.ledger.session import Session
 from fastchat.protocol.names import name_key
 from fastchat.rooms import Member, Removal
 from fastchat.rooms.presence import Roster
+from fastchat.rooms.removals import ALL_ROOMS
 
 __all__ = [
     "Attendance",
@@ -44,6 +46,7 @@ __all__ = [
     "Event",
     "Expelled",
     "Left",
+    "People",
     "Present",
     "RosterCopy",
     "Times",
@@ -62,6 +65,8 @@ MANY_USERS = 50
 SWEPT_AT_ONCE = 500
 #: The time after which a newcomer asks again whether the machines have said their users.
 WAIT_S = 0.1
+#: How long a removal can be heard later than that it was lifted.
+LIFTED_S = 60.0
 #: How often a call is made that the ledger has ended because others were in the way.
 _ATTEMPTS = 5
 #: Deadlock, and serialisation failure.
@@ -81,12 +86,16 @@ _SWEEP = "SELECT removal, ended FROM sweep_1($1, $2, $3, $4, $5, $6)"
 _SETTLE = "SELECT said_1($1, $2, $3)"
 _REMOVE = 'SELECT name, "user", serial FROM remove_1($1, $2, $3, $4, $5)'
 _EXPEL = "SELECT expel_1($1, $2, $3, $4, $5, $6, $7)"
+_BAN = "SELECT serial, rooms FROM ban_1($1, $2, $3, $4)"
+_LIFT = "SELECT is_lifted, line FROM lift_1($1, $2, $3)"
+_CONNECTIONS = "SELECT connections_1($1, $2, $3, $4, $5, $6)"
 _PEOPLE = """
 SELECT u.n, coalesce(a.total, 0), CASE WHEN a.total IS NULL THEN 0 ELSE (
     SELECT coalesce(sum(connections), 0) FROM spectators s WHERE s.room = u.room AND s.machine = $2
-) END, r.key, r.name, r."user", r.serial, r.is_away
+) END, o.value, o.serial, r.key, r.name, r."user", r.serial, r.is_away
 FROM unnest($1::text[]) WITH ORDINALITY AS u(room, n)
 LEFT JOIN audiences a ON a.room = u.room
+LEFT JOIN options o ON o.room = u.room
 LEFT JOIN LATERAL roster_1(u.room) r ON true
 ORDER BY u.n, r.serial
 """
@@ -165,7 +174,10 @@ class Watched(NamedTuple):
 
 
 class Expelled(NamedTuple):
-    """A moderator has removed a user from a room for so many seconds; with 0 they can come back."""
+    """A user was removed from a room for so many seconds; with 0 they can come back.
+
+    The room is `removals.ALL_ROOMS` if the user must leave all of them.
+    """
 
     room: str
     user: str
@@ -173,13 +185,17 @@ class Expelled(NamedTuple):
     serial: int
 
 
-Event = Came | Left | Watched | Expelled
+Event = Came | Left | Watched | Expelled | Notice
 
 _EVENTS: Mapping[str, Callable[..., Event]] = {
     "+": Came,
     "-": Left,
     "s": Watched,
     "x": Expelled,
+    "o": Optioned,
+    "d": Deleted,
+    "e": Erased,
+    "u": Lifted,
 }
 
 
@@ -266,12 +282,18 @@ class _Part(NamedTuple):
     done: asyncio.Future[None]
 
 
-class _People(NamedTuple):
-    """Who is in a room; `total` counts the connections of spectators, and `own` this machine's."""
+class People(NamedTuple):
+    """The users of a room, in the order in which they came, and its options with their serial.
+
+    `total` counts the connections of spectators, as far as they were said, and `own` this
+    machine's.
+    """
 
     roster: list[Present]
     total: int
     own: int
+    options: Mapping[str, Any]
+    serial: int
 
 
 class Attendance:
@@ -295,6 +317,9 @@ class Attendance:
         self._caller: asyncio.Task[None] | None = None
         self._pace = Pace(MANY_USERS, CALLED_AT_ONCE)
         self._people = Gathering(self._read_people, most=ROOMS_AT_ONCE, busy=MANY_ROOMS)
+        # The users with more than one connection, by room and key, and those to be said.
+        self._connections: dict[tuple[str, str], int] = {}
+        self._uncounted: dict[tuple[str, str], None] = {}
         # The spectators of each room, and the rooms for which the ledger has not been told yet.
         self._spectators: dict[str, Mapping[str, int]] = {}
         self._changed: dict[str, None] = {}
@@ -306,6 +331,8 @@ class Attendance:
         self._read = _UNREAD
         self._heard: set[int] = set()
         self._removed: dict[tuple[str, str], float] = {}
+        # Removals up to these serials do not count any more, and since when.
+        self._lifted: dict[tuple[str, str], tuple[int, float]] = {}
 
     async def close(self) -> None:
         """End the call that is under way, and those that wait; callers get a LedgerError."""
@@ -319,11 +346,13 @@ class Attendance:
         """The session has connected: all users of this machine are away until they enter again."""
         self._refused.clear()
         self._changed = dict.fromkeys(self._spectators | self._changed)
+        self._uncounted |= dict.fromkeys(self._connections)
         if self._session.identity.token != self._token:
             self._token = self._session.identity.token
             self._read = _UNREAD
             self._heard.clear()
             self._removed.clear()
+            self._lifted.clear()
 
     async def settle(self) -> None:
         """Say that all users were entered again. Raises LedgerError."""
@@ -362,8 +391,8 @@ class Attendance:
             else:
                 break
         entered = Entered(Verdict(verdict), Member(name, user), wait_s, serial)
-        left_s = self._removed.get((room, user), 0.0) - asyncio.get_running_loop().time()
-        if entered.is_in and left_s > 0:
+        left_s = self.removed_s(room, user)
+        if entered.is_in and left_s:
             # The removal was stored after the ledger has looked, and its notification has come
             # before the answer.
             await self.part(room, entered.member, gone=True)
@@ -445,8 +474,10 @@ class Attendance:
 
     def removed_s(self, room: str, user: str) -> float:
         """The seconds for which a user must still stay out, as far as this machine knows."""
-        until = self._removed.get((room, user))
-        return 0.0 if until is None else max(0.0, until - asyncio.get_running_loop().time())
+        if not self._removed:
+            return 0.0
+        here, everywhere = (self._removed.get((each, user), 0.0) for each in (room, ALL_ROOMS))
+        return max(0.0, max(here, everywhere) - asyncio.get_running_loop().time())
 
     async def remove(self, removal: Removal) -> Member | None:
         """Keep a user out of a room; returns the user, or None if they are not in the room.
@@ -466,11 +497,46 @@ class Attendance:
         if not rows:
             return None
         ((name, found, serial),) = rows
+        await self._expel(Expelled(room, unescaped(found), float(seconds), serial))
+        return Member(None if name is None else unescaped(name), unescaped(found))
+
+    async def keep_out(self, room: str, user: str, seconds: float) -> int:
+        """Do what `remove` does with a user who need not be here, also for `ALL_ROOMS`.
+
+        Returns in how many rooms the user was.
+        """
+        rows = await self._session.store(_BAN, escaped(room), escaped(user), float(seconds))
+        ((serial, rooms),) = rows
+        removal = Expelled(room, user, float(seconds), serial)
+        self._keep_out(removal)
+        await self._expel(removal)
+        return int(rooms)
+
+    async def _expel(self, removal: Expelled) -> None:
+        room, user, seconds, serial = removal
         try:
-            await self._session.call(_EXPEL, escaped(room), found, float(seconds), serial)
+            await self._session.call(_EXPEL, escaped(room), escaped(user), seconds, serial)
         except LedgerError as error:
             logger.warning("machines find out later that a user was removed: %s", error)
-        return Member(None if name is None else unescaped(name), unescaped(found))
+
+    async def lift(self, room: str, user: str) -> tuple[bool, str | None]:
+        """Lift a removal; returns whether it was in force, and the notice, if there was one.
+
+        Raises LedgerError.
+        """
+        ((is_lifted, line),) = await self._session.store(_LIFT, escaped(room), escaped(user))
+        return is_lifted, line
+
+    def lifted(self, notice: Lifted) -> None:
+        """Take in that a removal was lifted. One that was made before can be heard later."""
+        who = notice.room, notice.user
+        self._lifted[who] = notice.serial, asyncio.get_running_loop().time()
+        self._removed.pop(who, None)
+
+    def deleted(self, room: str) -> None:
+        """Take in that a room was deleted, with its removals."""
+        for who in [who for who in self._removed if who[0] == room]:
+            del self._removed[who]
 
     def heard(self, payload: str) -> list[Event]:
         """The events of a notification, in their order; each notification must be given here."""
@@ -492,14 +558,16 @@ class Attendance:
             self._count_own(event.room, event.own)
 
     def _keep_out(self, removal: Expelled) -> None:
-        if removal.seconds:
-            now = asyncio.get_running_loop().time()
-            self._removed[removal.room, removal.user] = now + removal.seconds
+        who = removal.room, removal.user
+        if removal.seconds and self._lifted.get(who, (0, 0.0))[0] < removal.serial:
+            self._removed[who] = asyncio.get_running_loop().time() + removal.seconds
 
     async def _missed(self, newest: int) -> list[Expelled]:
         """The removals that were not heard of, up to the newest one in the ledger."""
         now = asyncio.get_running_loop().time()
         self._removed = {who: until for who, until in self._removed.items() if until > now}
+        lifted = self._lifted.items()
+        self._lifted = {who: (serial, at) for who, (serial, at) in lifted if at + LIFTED_S > now}
         if newest <= self._read:
             return []
         rows = await self._session.fetch(_REMOVALS, self._read)
@@ -537,6 +605,7 @@ class Attendance:
         """
         await self._part_refused()
         await self.say_spectators()
+        await self.say_connections()
         ended = SWEPT_AT_ONCE
         while ended == SWEPT_AT_ONCE:
             ((newest, ended),) = await self._session.call(
@@ -574,24 +643,51 @@ class Attendance:
             if not self._spectators[room]:
                 del self._spectators[room]
 
+    def count(self, room: str, member: Member, connections: int) -> None:
+        """Note how many connections a user has to this machine; `tick` says it."""
+        assert member.name is not None
+        place = escaped(room), escaped(name_key(member.name))
+        if connections > 1:
+            self._connections[place] = connections
+        elif self._connections.pop(place, None) is None:
+            return  # the ledger counts one
+        self._uncounted[place] = None
+
+    async def say_connections(self) -> None:
+        """Say which numbers of connections have changed. Raises LedgerError."""
+        while self._uncounted:
+            places = list(self._uncounted)[:CALLED_AT_ONCE]
+            numbers = [self._connections.get(place, 1) for place in places]
+            for place in places:
+                del self._uncounted[place]
+            try:
+                await self._session.call(
+                    _CONNECTIONS, *map(list, zip(*places, strict=True)), numbers
+                )
+            except LedgerError:
+                self._uncounted |= dict.fromkeys(places)
+                raise
+
     # Reading
 
-    async def people(self, room: str) -> tuple[Sequence[Present], int]:
-        """The users of a room, in the order in which they came, and the connections of its
-        spectators, as far as they were said. Raises LedgerError."""
-        roster, total, own = await self._people.get(room)
-        self._count_own(room, own)
-        return roster, total
+    async def people(self, room: str) -> People:
+        """Who is in a room, and its options. Raises LedgerError."""
+        people = await self._people.get(room)
+        self._count_own(room, people.own)
+        return people
 
     async def roster(self, room: str) -> Sequence[Present]:
         """The users of a room, in the order in which they came. Raises LedgerError."""
         return (await self._people.get(room)).roster
 
-    async def _read_people(self, rooms: Sequence[str]) -> dict[str, _People]:
+    async def _read_people(self, rooms: Sequence[str]) -> dict[str, People]:
         rows = await self._session.fetch(_PEOPLE, list(map(escaped, rooms)), self._session.machine)
-        found: dict[str, _People] = {}
-        for number, total, own, key, name, user, serial, is_away in rows:
-            people = found.setdefault(rooms[number - 1], _People([], int(total), int(own)))
+        found: dict[str, People] = {}
+        for number, total, own, options, changed, key, name, user, serial, is_away in rows:
+            room = rooms[number - 1]
+            if (people := found.get(room)) is None:
+                values = {} if options is None else orjson.loads(options)
+                people = found[room] = People([], int(total), int(own), values, changed or 0)
             if key is not None:
                 people.roster.append(
                     Present(unescaped(key), unescaped(name), unescaped(user), serial, is_away)

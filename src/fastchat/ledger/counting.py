@@ -81,6 +81,7 @@ class Counting:
         else:
             self.end_absence(name, user.key)
             self._members.count_in(name, user, subscriber, count)
+            self._attendance.count(name, member, self.connections(name, member))
 
     def count_out(
         self, subscriber: Subscriber, name: str, member: Member, *, gone: bool
@@ -101,6 +102,7 @@ class Counting:
             self._members.count_spectator_out(name, member.user, subscriber)
             self.spectate(name)
             return None
+        self._attendance.count(name, member, self.connections(name, member))
         room = self._members.rooms[name]
         room.count(subscriber, -1)
         user = room.roster.find(member.name)
@@ -145,6 +147,7 @@ class Counting:
         for members in self._counted.pop(name, {}).values():
             for member in members:
                 if member.name is not None:
+                    self._attendance.count(name, member, 0)
                     self.part(name, member, gone=False)
         self._absent.pop(name, None)
 

@@ -42,7 +42,8 @@ _ELSEWHERE = (None, None)
 class Deliveries:
     """The deliveries to the processes that are in `rooms`.
 
-    `lost` is called with a room whose stream cannot be continued; see `Following`.
+    `lost` is called with a room whose stream cannot be continued; see `Following`. `delivered` is
+    called with a room and the publications that were delivered there.
     """
 
     def __init__(
@@ -53,10 +54,12 @@ class Deliveries:
         metrics: Metrics,
         *,
         lost: Callable[[str], None],
+        delivered: Callable[[str, Sequence[Publication]], None],
     ) -> None:
         self._session = session
         self._rooms = rooms
         self._metrics = metrics
+        self._delivered = delivered
         #: The senders of what is committed and not delivered, by room and offset.
         self._senders: dict[str, dict[int, Sender]] = {}
         self._told: set[Subscriber] = set()  # and their turn has not ended
@@ -116,6 +119,7 @@ class Deliveries:
                 senders = [waiting.pop(each.offset, _ELSEWHERE) for each in run]
                 told.update(origin for origin, _ in senders if origin is not None)
             deliver_run(name, subscribers, run, senders)
+        self._delivered(name, publications)
         if told:
             self.end_turn(told)
 

@@ -103,6 +103,18 @@ class Following:
         if (loading := self._loading.pop(room, None)) is not None:
             loading.cancel()
 
+    def erase(self, room: str, user: str) -> None:
+        """Forget what a user has said in a room, which was erased from the ledger."""
+        if (stream := self._streams.get(room)) is not None:
+            stream.erase(user)
+        elif (loading := self._loading.get(room)) is not None:
+            # It can be loaded as it was before.
+            loading.add_done_callback(lambda _: self._erase_loaded(room, user))
+
+    def _erase_loaded(self, room: str, user: str) -> None:
+        if (stream := self._streams.get(room)) is not None:
+            stream.erase(user)
+
     # What is heard
 
     def connected(self) -> None:

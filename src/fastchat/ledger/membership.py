@@ -16,7 +16,7 @@ Calls for one name of one room wait for each other (`lines`). Calls for differen
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from fastchat import protocol
 from fastchat.errors import CommandError
@@ -30,10 +30,11 @@ from fastchat.ledger.recovery import Recovery
 from fastchat.ledger.removing import Removing
 from fastchat.ledger.rosters import Rosters
 from fastchat.ledger.tasks import Tasks
+from fastchat.protocol.options import RoomOptions
 from fastchat.protocol.users import subject_of
 from fastchat.rooms import Entrance, Entry, Member
 from fastchat.rooms.members import Members
-from fastchat.rooms.refusals import name_taken, removed, unavailable
+from fastchat.rooms.refusals import name_taken, removed, room_closed, unavailable
 from fastchat.rooms.restoring import Returning
 from fastchat.rooms.subscribers import Subscriber
 
@@ -44,7 +45,10 @@ FLUSH_S = 0.5
 
 
 class Membership:
-    """The members of `members` that are connected to this machine."""
+    """The members of `members` that are connected to this machine.
+
+    `options` has those of open rooms that have any.
+    """
 
     def __init__(
         self,
@@ -58,6 +62,7 @@ class Membership:
         recovery: Recovery,
         removing: Removing,
         reconnecting: Reconnecting,
+        options: Mapping[str, RoomOptions],
         tasks: Tasks,
     ) -> None:
         self._members = members
@@ -69,6 +74,7 @@ class Membership:
         self._recovery = recovery
         self._removing = removing
         self._reconnecting = reconnecting
+        self._options = options
         self._tasks = tasks
         self._lines = Lines()
 
@@ -87,6 +93,9 @@ class Membership:
         async with self._lines.wait(line_of(name, member)), self._opening.needed(entrance):
             if removals:  # which began before; the user can be the one who is removed
                 await asyncio.wait(removals)
+            options = self._options.get(name)
+            if options is not None and options.closed and not entrance.moderates:
+                raise room_closed()
             has_token = subject_of(entrance.credential) is not None
             while True:
                 verdict: Verdict | None = None
@@ -110,7 +119,8 @@ class Membership:
             self._reconnecting.say_if_missed(connections, name, member)
             room, position = self._members.rooms[name], self._recovery.position(name)
             online, spectators = len(room.roster), room.spectator_count
-            enter(Entry(member, position, payloads, recovered, room.users, online, spectators))
+            users, options = room.users, self._options.get(name)
+            enter(Entry(member, position, payloads, recovered, users, online, spectators, options))
 
     async def _admit(
         self, name: str, member: Member, *, has_token: bool

@@ -114,6 +114,26 @@ class Reader:
         offsets = [each.offset for each in found]
         return found if offsets == list(range(position.offset + 1, head + 1)) else None
 
+    async def following(
+        self, room: str, position: Position, limit: int
+    ) -> list[Publication] | None:
+        rows = await self._fetch(_SINCE, room, position.offset, limit + 1)
+        if not rows:
+            is_start = position[:2] == (self._epoch_of_silence(room), 0)
+            return [] if is_start else None
+        epoch, own, head = rows[0][:3]
+        if position.epoch != self._shown(epoch, own) or position.offset > head:
+            return None
+        found = _publications(room, (row[3:] for row in rows))
+        if found and found[0].offset == position.offset:
+            if position.is_contradicted_by(found[0]):
+                return None
+            del found[0]
+        del found[limit:]
+        offsets = [each.offset for each in found]
+        end = min(position.offset + limit, head)
+        return found if offsets == list(range(position.offset + 1, end + 1)) else None
+
     async def before(self, room: str, offset: int | None, limit: int) -> Page:
         rows = await self._fetch(_BEFORE, room, _END if offset is None else offset, limit + 1)
         found = _messages(room, rows[:limit])

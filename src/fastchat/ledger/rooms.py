@@ -23,6 +23,7 @@ from typing import Any
 
 import orjson
 
+from fastchat import protocol
 from fastchat.errors import CommandError
 from fastchat.history.users import UserIds
 from fastchat.ledger import LedgerError
@@ -34,7 +35,9 @@ from fastchat.ledger.deliveries import Deliveries
 from fastchat.ledger.identity import Share, Witness
 from fastchat.ledger.membership import Membership
 from fastchat.ledger.notes import PREFIX
+from fastchat.ledger.notices import Deleted, Lifted, Notice, Notices, Optioned
 from fastchat.ledger.opening import Opening
+from fastchat.ledger.options import OptionCopies
 from fastchat.ledger.pages import SharedPages
 from fastchat.ledger.publishing import Publishing
 from fastchat.ledger.reading import Reader
@@ -50,10 +53,13 @@ from fastchat.ledger.upkeep import Upkeep
 from fastchat.ledger.url import EngineUrl
 from fastchat.limits.rooms import RoomLimits
 from fastchat.metrics import Metrics
-from fastchat.protocol import Draft
+from fastchat.protocol import Draft, Message, Publication
+from fastchat.protocol.options import RoomOptions
 from fastchat.rooms import Entrance, Entry, Member, Occupancy, Removal
 from fastchat.rooms.members import Members
+from fastchat.rooms.removals import ALL_ROOMS
 from fastchat.rooms.restoring import Returning
+from fastchat.rooms.rules import RoomRules
 from fastchat.rooms.sending_away import SendingAway
 from fastchat.rooms.subscribers import Subscriber
 
@@ -110,7 +116,18 @@ class SharedRooms:
         self._ticking: asyncio.Task[None] | None = None
         self._attendance = attendance = Attendance(session, times)
         self._counting = counting = Counting(members, attendance)
-        self._deliveries = Deliveries(session, reader, members.rooms, metrics, lost=self._lose_room)
+        self._options = OptionCopies(self._tell_options)
+        self._rules = RoomRules(clock)
+        self._erasures: dict[str, int] = {}  # the last one that members of each room heard of
+        self._notices = Notices(session, self._tasks, take=self._take_notice, lose=self._lose_rooms)
+        self._deliveries = Deliveries(
+            session,
+            reader,
+            members.rooms,
+            metrics,
+            lost=self._lose_room,
+            delivered=self._note_delivered,
+        )
         self._following = self._deliveries.following
         self._publishing = Publishing(
             session,
@@ -124,6 +141,7 @@ class SharedRooms:
             attendance,
             members,
             counting,
+            options=self._options,
             told=self._deliveries.end_turn,
             say_again=self._say_again,
             grace_s=times.grace,
@@ -157,13 +175,16 @@ class SharedRooms:
             recovery=Recovery(self._following, reader),
             removing=self._removing,
             reconnecting=self._reconnecting,
+            options=self._options.in_use,
             tasks=self._tasks,
         )
         self._reports = Reports(session, machine, settings_digest)
         self._upkeep = Upkeep(session, clock=clock, max_age_s=max_age_s, metrics=metrics)
         self._sending_away = None if patience_s is None else SendingAway(patience_s, "the ledger")
         #: Implements `fastchat.rooms.contract.Pages`.
-        self.administration = SharedAdministration()
+        self.administration = SharedAdministration(
+            session, reader, attendance, self._publishing, self._options, self._notices
+        )
         self.pages = SharedPages(reader, self._following, Search(session.helping))
 
     async def open(self, *, again: bool = False) -> None:
@@ -247,6 +268,9 @@ class SharedRooms:
     # Publishing
 
     def publish(self, subscriber: Subscriber, draft_key: Any, draft: Draft) -> None:
+        if self._options.in_use:
+            self.publish_all(subscriber, (draft_key,), (draft,))
+            return
         sender = subscriber, draft_key
         refused = self._limits and self._limits.charge((draft,), self._members.rooms)
         if refused:
@@ -258,6 +282,13 @@ class SharedRooms:
         self, subscriber: Subscriber, draft_keys: Sequence[Any], drafts: Sequence[Draft]
     ) -> None:
         refused: Mapping[int, CommandError] = {}
+        if self._options.in_use and (refused := self._rules.check(drafts, self._options.in_use)):
+            for index, refusal in refused.items():
+                self._deliveries.answer((subscriber, draft_keys[index]), refusal)
+            kept = [index for index in range(len(drafts)) if index not in refused]
+            drafts = [drafts[index] for index in kept]
+            draft_keys = [draft_keys[index] for index in kept]
+            refused = {}
         if self._limits is not None:
             refused = self._limits.charge(drafts, self._members.rooms)
         for index, (draft_key, draft) in enumerate(zip(draft_keys, drafts, strict=True)):
@@ -320,6 +351,7 @@ class SharedRooms:
         is_other = self._token not in (None, token)
         self._token = token
         self._user_ids = None
+        self._notices.connected()
         self._attendance.connected()
         self._publishing.connected()
         for name in self._opening.names:
@@ -361,6 +393,9 @@ class SharedRooms:
     def _on_event(self, event: Event) -> None:
         if isinstance(event, Expelled):
             self._expel(event)
+        elif isinstance(event, Notice):
+            if self._notices.is_new(event):
+                self._on_notice(event)
         else:
             self._rosters.heard(event)
 
@@ -368,13 +403,59 @@ class SharedRooms:
         self._reconnecting.say(name, member)
 
     def _expel(self, event: Expelled) -> None:
-        room = self._members.rooms.get(event.room)
-        if room is None:
+        if event.room == ALL_ROOMS:
+            for name, room in tuple(self._members.rooms.items()):
+                if room.roster.find_all(event.user) or event.user in room.spectators:
+                    self._expel(event._replace(room=name))
             return
-        for user in room.roster.find_all(event.user):
+        found = self._members.rooms.get(event.room)
+        if found is None:
+            return
+        for user in found.roster.find_all(event.user):
             user.expelled = bool(user.connections)
-        for subscriber in tuple(room.subscribers):
+        for subscriber in tuple(found.subscribers):
             subscriber.expel(event.room, event.user, int(event.seconds))
+
+    # What backends and operators have decided
+
+    def _take_notice(self, line: str) -> None:
+        self.heard(f"c\n{line}")
+
+    def _on_notice(self, notice: Notice) -> None:
+        name = notice.room
+        if isinstance(notice, Optioned):
+            self._options.take(name, notice.options, notice.serial)
+        elif isinstance(notice, Lifted):
+            self._attendance.lifted(notice)
+        elif isinstance(notice, Deleted):
+            self._attendance.deleted(name)
+            self._tell_members(name, protocol.room_deleted(name))
+            self._lose_room(name)
+        else:
+            user, erasure = notice.said
+            self._following.erase(name, user)
+            if self._erasures.get(name) != erasure and name in self._members.rooms:
+                self._erasures[name] = erasure
+                self._tell_members(name, protocol.user_erased(name, user))
+
+    def _tell_options(self, name: str, options: RoomOptions) -> None:
+        self._tell_members(name, protocol.room_changed(name, options))
+
+    def _note_delivered(self, name: str, publications: Sequence[Publication]) -> None:
+        options = self._options.in_use.get(name)
+        if options is not None and options.slow_s:
+            for each in publications:
+                if isinstance(each, Message):
+                    self._rules.note(name, each.user, options.slow_s)
+
+    def _tell_members(self, name: str, payload: bytes) -> None:
+        self._announce(name, payload)
+        if (room := self._members.rooms.get(name)) is not None:
+            self._deliveries.end_turn(room.subscribers)
+
+    def _lose_rooms(self) -> None:
+        for name in self._opening.names:
+            self._lose_room(name)
 
     def _lose_room(self, name: str) -> None:
         """Have the members of a room come back by themselves."""
@@ -388,6 +469,7 @@ class SharedRooms:
     def _forget(self, name: str) -> None:
         self._deliveries.forget(name)
         self._opening.forget(name)
+        self._erasures.pop(name, None)
         self._reconnecting.forget(name)
         self._following.unfollow(name)
         self._counting.forget(name)
@@ -398,6 +480,7 @@ class SharedRooms:
     def tick(self) -> None:
         if self._limits is not None:
             self._limits.sweep()
+        self._rules.sweep()
         self._members.tick()
         if self._session.is_connected:
             self._rosters.remove_missing()
@@ -422,6 +505,7 @@ class SharedRooms:
             for event in await self._attendance.tick():
                 self._expel(event)
             self._rosters.watch()
+            await self._notices.tick()
             await self._upkeep.tick()
             await self._reports.tick()
         except LedgerError as error:

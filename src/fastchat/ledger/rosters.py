@@ -17,7 +17,7 @@ it if no machine has said them by then.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 from fastchat.ledger import LedgerError
 from fastchat.ledger.attendance import (
@@ -25,11 +25,12 @@ from fastchat.ledger.attendance import (
     Came,
     Entered,
     Left,
-    Present,
+    People,
     RosterCopy,
     Watched,
 )
 from fastchat.ledger.counting import Counting
+from fastchat.ledger.options import OptionCopies
 from fastchat.ledger.publishing import PATIENCE_S
 from fastchat.protocol.names import name_key
 from fastchat.rooms import Member
@@ -59,6 +60,7 @@ class _Copy:
 class Rosters:
     """The copies of all open rooms, which this class writes to `members`.
 
+    * `options` are those of the same rooms, which are read with the users.
     * `told` is called with the processes that were told of a change.
     * `say_again` is called with a user who has a connection to this machine, although the ledger
       says that they have left: the other machines hold this one for dead.
@@ -71,6 +73,7 @@ class Rosters:
         members: Members,
         counting: Counting,
         *,
+        options: OptionCopies,
         told: Callable[[Iterable[Subscriber]], None],
         say_again: Callable[[str, Member], None],
         grace_s: float,
@@ -78,6 +81,7 @@ class Rosters:
         self._attendance = attendance
         self._members = members
         self._counting = counting
+        self._options = options
         self._told = told
         self._say_again = say_again
         self._grace_s = grace_s
@@ -92,10 +96,12 @@ class Rosters:
     def open(self, name: str) -> None:
         """Begin the copy of a room, which is empty until `read` has ended."""
         self._members.open(name)
+        self._options.open(name)
         self._copies[name] = _Copy()
 
     def forget(self, name: str) -> None:
         self._copies.pop(name, None)
+        self._options.forget(name)
         self._members.forget(name)
 
     def connected(self) -> None:
@@ -114,23 +120,23 @@ class Rosters:
         copy = self._copies[name]
         early: list[Came | Left | Watched] = []
         copy.early = early
-        roster: Sequence[Present] = ()
-        spectators: int | None = None
+        people: People | None = None
         try:
-            roster, spectators = await self._attendance.people(name)
+            people = await self._attendance.people(name)
         finally:
             # Otherwise the room is lost, or its users are being read anew.
             if self._copies.get(name) is copy and copy.early is early:
-                if spectators is not None:
-                    self._load(name, copy, roster, spectators)
+                if people is not None:
+                    self._load(name, copy, people)
                 copy.early = None
                 for event in early:
                     self._take_in(name, copy, event)
                 for key in tuple(copy.arrivals):  # of users who can be in the roster
                     _wake(copy, key)
 
-    def _load(self, name: str, copy: _Copy, roster: Sequence[Present], spectators: int) -> None:
+    def _load(self, name: str, copy: _Copy, people: People) -> None:
         """Take over the users of a room, and the connections of its spectators, that were read."""
+        roster = people.roster
         for each in roster:
             self._add(name, Member(each.name, each.user))
         present = {each.key: each.user for each in roster}
@@ -138,9 +144,10 @@ class Rosters:
         for user in self._members.rooms[name].roster:
             if present.get(user.key) != user.id:
                 self._missing.setdefault((name, user.key), gone_s)
-        copy.spectators = spectators
+        copy.spectators = people.total
         self._watch(name, copy)
         copy.users.load(roster)
+        self._options.take(name, people.options, people.serial)
 
     # What is heard
 

@@ -38,7 +38,7 @@ class Migration(NamedTuple):
 
 #: These files are this version of the schema, and each migration makes the next one.
 _FIRST = 1
-_SOURCES = ("schema.sql", "files.sql")
+_SOURCES = ("schema.sql", "files.sql", "administration.sql")
 MIGRATIONS: Sequence[Migration] = ()
 #: A migration does not wait longer for a lock at a time, because what comes after it waits as well.
 LOCK_MS = 500

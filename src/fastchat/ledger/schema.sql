@@ -87,7 +87,8 @@ CREATE TABLE rooms (
 CREATE INDEX rooms_look ON rooms (look);
 
 -- Publications, of the kinds 0 message, 1 edit, 2 delete, 3 react. A message has its present state,
--- and in `changed` the offset of its last change. Texts are escaped (fastchat.ledger.rows).
+-- and in `changed` the offset of its last change, with a number of erasures in the bits from 54 on
+-- (`erased_1`). Texts are escaped (fastchat.ledger.rows).
 CREATE TABLE publications (
     room bigint NOT NULL,
     "offset" bigint NOT NULL,
@@ -107,6 +108,11 @@ CREATE TABLE publications (
     PRIMARY KEY (room, "offset")
 ) WITH (autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_insert_scale_factor = 0.2);
 CREATE INDEX publications_edits ON publications (room, target) WHERE kind = 1;
+
+-- The `changed` of a message from which an erased user was taken.
+CREATE FUNCTION erased_1(p_changed bigint) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$
+    SELECT (p_changed + (1::bigint << 54)) & ((1::bigint << 62) - 1)
+$$;
 
 -- The ids of recent messages, as digests of room, user and id (fastchat.ledger.rows). One half is filled
 -- while the other one is remembered; then the older half is truncated.
@@ -256,6 +262,7 @@ $$;
 -- has the state of its message that it makes, and in `p_expected` the change before it, or -1 if that is
 -- in the same turn. `p_ids` and `p_digests` are NULL if no draft has an id. `p_originals` has the index
 -- of the first draft with the same digest for each one that repeats it, and is NULL if none does.
+-- `p_posted` says which drafts the budgets of rooms do not limit, and is NULL if they limit all.
 --
 -- `kept` drafts of the room have offsets from `first` on, in their order, without the
 -- `others`. These have the verdicts 1: a duplicate of the message at the offset in `results`;
@@ -271,7 +278,7 @@ CREATE FUNCTION append_1(
     p_rooms text, p_users text, p_usernames text, p_texts text, p_timestamps text,
     p_ids text, p_digests bytea[], p_originals integer[],
     p_kinds smallint[], p_targets bigint[], p_emojis text[], p_removes boolean[], p_expected bigint[],
-    p_states text[], p_edited text[], p_deleted boolean[], p_reactions text[]
+    p_states text[], p_edited text[], p_deleted boolean[], p_reactions text[], p_posted boolean[]
 ) RETURNS text
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
@@ -284,6 +291,8 @@ DECLARE
     v_numbers bigint[];
     v_heads bigint[];
     v_paid double precision[];
+    -- How many publications the budget has left.
+    v_left bigint[];
     v_stops bigint[];
     -- Of each draft whose id is known: the offset of its message. NULL if there is none.
     v_known bigint[];
@@ -325,6 +334,9 @@ BEGIN
         RAISE EXCEPTION 'fastchat: a room has gone meanwhile' USING ERRCODE = 'serialization_failure';
     END IF;
     v_now := extract(epoch FROM clock_timestamp());
+    SELECT array_agg(CASE WHEN p_rate > 0
+        THEN greatest(0, floor((v_now - greatest(u.paid, v_now)) * p_rate + p_burst + 1e-6)) END ORDER BY u.n)
+    INTO v_left FROM unnest(v_paid) WITH ORDINALITY AS u(paid, n);
 
     IF p_targets IS NOT NULL THEN
         SELECT array_agg(least ORDER BY i) INTO v_stops FROM (
@@ -333,7 +345,8 @@ BEGIN
                 SELECT u.room, u.n FROM unnest(v_rooms, p_targets, p_expected)
                     WITH ORDINALITY AS u(room, target, expected, n)
                 LEFT JOIN publications p ON p.room = v_numbers[u.room] AND p."offset" = u.target
-                WHERE u.target IS NOT NULL AND u.expected >= 0 AND p.changed IS DISTINCT FROM u.expected
+                WHERE u.target IS NOT NULL AND u.expected >= 0
+                    AND (p.changed IS DISTINCT FROM u.expected OR p.deleted)
             ) AS u ON u.room = i
             GROUP BY i
         ) AS stops;
@@ -344,6 +357,22 @@ BEGIN
     IF EXISTS (SELECT 1 FROM ids_0 WHERE digest = ANY (p_digests))
         OR EXISTS (SELECT 1 FROM ids_1 WHERE digest = ANY (p_digests))
     THEN
+        -- An id is new again if its message is gone: the room was deleted, or the user was erased.
+        WITH gone AS (
+            SELECT u.digest, u.room, u.id, u."user" FROM unnest(p_digests, v_rooms, split_1(p_ids), split_1(p_users))
+                AS u(digest, room, id, "user") WHERE u.digest IS NOT NULL AND v_numbers[u.room] IS NOT NULL
+        ), from_0 AS (
+            DELETE FROM ids_0 k USING gone g
+            WHERE k.digest = g.digest AND (k."offset" > v_heads[g.room] OR EXISTS (
+                SELECT 1 FROM publications p WHERE p.room = v_numbers[g.room] AND p."offset" = k."offset"
+                    AND (p.id IS DISTINCT FROM g.id OR p."user" <> g."user")
+            ))
+        )
+        DELETE FROM ids_1 k USING gone g
+        WHERE k.digest = g.digest AND (k."offset" > v_heads[g.room] OR EXISTS (
+            SELECT 1 FROM publications p WHERE p.room = v_numbers[g.room] AND p."offset" = k."offset"
+                AND (p.id IS DISTINCT FROM g.id OR p."user" <> g."user")
+        ));
         SELECT array_agg(coalesce(
             (SELECT k."offset" FROM ids_0 k WHERE k.digest = u.digest),
             (SELECT k."offset" FROM ids_1 k WHERE k.digest = u.digest)
@@ -352,23 +381,26 @@ BEGIN
 
     WITH d AS (
         SELECT u.*, v_numbers[u.i] AS number, v_heads[u.i] AS head, v_paid[u.i] AS paid,
-            v_known[u.n] AS known, coalesce(u.n >= v_stops[u.i], false) AS is_stopped
+            v_known[u.n] AS known, coalesce(u.n >= v_stops[u.i], false) AS is_stopped,
+            v_left[u.i] AS left_over
         FROM unnest(v_rooms, split_1(p_users), split_1(p_usernames), split_1(p_texts), split_1(p_timestamps),
                     split_1(p_ids), p_digests, p_originals, p_kinds, p_targets, p_emojis, p_removes,
-                    p_states, p_edited, p_deleted, p_reactions)
+                    p_states, p_edited, p_deleted, p_reactions, p_posted)
             WITH ORDINALITY AS u(i, "user", username, txt, stamp, id, digest, original,
-                    kind, target, emoji, remove, state, edited, deleted, reactions, n)
+                    kind, target, emoji, remove, state, edited, deleted, reactions, posted, n)
         WHERE v_numbers[u.i] IS NOT NULL
     ), f AS (
         SELECT d.*, known IS NULL AND original IS NULL AS is_new,
-            count(*) FILTER (WHERE known IS NULL AND original IS NULL AND NOT is_stopped)
-                OVER (PARTITION BY i ORDER BY n ROWS UNBOUNDED PRECEDING) AS nth
+            count(*) FILTER (WHERE known IS NULL AND original IS NULL AND NOT is_stopped AND posted IS NOT TRUE)
+                OVER (PARTITION BY i ORDER BY n ROWS UNBOUNDED PRECEDING) AS nth,
+            count(*) FILTER (WHERE known IS NULL AND original IS NULL AND NOT is_stopped AND posted)
+                OVER (PARTITION BY i ORDER BY n ROWS UNBOUNDED PRECEDING) AS free
         FROM d
     ), m AS MATERIALIZED (
-        SELECT f.*, head + nth AS off, CASE
+        SELECT f.*, head + least(nth, left_over) + free AS off, CASE
             WHEN is_stopped THEN 3
             WHEN NOT is_new THEN 1
-            WHEN p_rate > 0 AND greatest(paid, v_now) + nth / p_rate > v_now + p_burst / p_rate THEN 2
+            WHEN nth > left_over AND posted IS NOT TRUE THEN 2
             ELSE 0 END AS verdict
         FROM f
     ), stored AS (
@@ -393,7 +425,7 @@ BEGIN
         UPDATE rooms r SET head = t.top, paid = CASE
             WHEN p_rate > 0 THEN least(greatest(r.paid, v_now) + t.count / p_rate, v_now + p_burst / p_rate)
             ELSE 0 END
-        FROM (SELECT number, max(off) AS top, count(*) AS count FROM m WHERE verdict = 0 GROUP BY number) AS t
+        FROM (SELECT number, max(off) AS top, count(*) FILTER (WHERE posted IS NOT TRUE) AS count FROM m WHERE verdict = 0 GROUP BY number) AS t
         WHERE r.number = t.number
     )
     SELECT json_agg(json_build_array(i, start, kept, others, verdicts, results))::text INTO v_answer FROM (
@@ -418,14 +450,17 @@ BEGIN
         -- Nor are its words anywhere. Those of an edit are found again by the next search.
         DELETE FROM texts t USING unnest(v_rooms, p_targets, p_kinds) AS u(room, target, kind)
         JOIN rooms r ON r.name = p_names[u.room]
-        JOIN publications p ON p.room = r.number AND p."offset" = u.target AND p.changed > r.head - cardinality(v_rooms)
+        JOIN publications p ON p.room = r.number AND p."offset" = u.target
+            AND p.changed & ((1::bigint << 54) - 1) > r.head - cardinality(v_rooms)
         WHERE u.kind IN (1, 2) AND t.room = r.number AND t."offset" = u.target;
     END IF;
     -- An imported room can have any number of publications too many. No turn adds as many as are dropped.
     WITH long AS MATERIALIZED (
-        UPDATE rooms SET first = least(head - p_stored + 1, rooms.first + 4000)
-        WHERE number = ANY (v_numbers) AND head - rooms.first + 1 > p_stored + p_slack
-        RETURNING number, rooms.first AS start
+        UPDATE rooms r SET first = least(r.head - coalesce(o.kept, p_stored) + 1, r.first + 4000)
+        FROM unnest(v_numbers, p_names) AS u(number, name) LEFT JOIN options o ON o.room = u.name
+        WHERE r.number = u.number AND r.head - r.first + 1
+            > CASE WHEN o.kept IS NULL THEN p_stored + p_slack ELSE o.kept + least(o.kept / 8 + 1, p_slack) END
+        RETURNING r.number, r.first AS start
     ), words AS (
         DELETE FROM texts t USING long WHERE t.room = long.number AND t."offset" < long.start
     )
@@ -443,19 +478,22 @@ CREATE UNLOGGED TABLE names (
     name text NOT NULL,
     "user" text COLLATE "C" NOT NULL,
     serial bigint NOT NULL DEFAULT 0,
+    since timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (room, key)
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05);
-CREATE INDEX names_user ON names (room, "user");
+CREATE INDEX names_user ON names ("user", room);
 CREATE SEQUENCE serials;
 
 -- The machines where these users are. A user whose connections to a machine were lost is away from
 -- there, and has the time `until` to come back. Each user of `names` has at least one row. To add or
--- delete rows, or to let an absent user be here again, the user's row of `names` must be locked.
+-- delete rows, or to let an absent user be here again, the user's row of `names` must be locked. The
+-- number of `connections` follows within a second.
 CREATE UNLOGGED TABLE attendance (
     room text COLLATE "C" NOT NULL,
     key text COLLATE "C" NOT NULL,
     machine integer NOT NULL,
     until timestamptz,
+    connections integer NOT NULL DEFAULT 1,
     PRIMARY KEY (room, key, machine)
 ) WITH (autovacuum_vacuum_scale_factor = 0.05);
 CREATE INDEX attendance_machine ON attendance (machine, room, key) WHERE until IS NULL;
@@ -469,13 +507,13 @@ CREATE UNLOGGED TABLE spectators (
     connections integer NOT NULL,
     PRIMARY KEY (machine, room, "user")
 );
-CREATE INDEX spectators_user ON spectators (room, "user");
+CREATE INDEX spectators_user ON spectators ("user", room);
 CREATE UNLOGGED TABLE audiences (
     room text COLLATE "C" PRIMARY KEY,
     total bigint NOT NULL
 );
 
--- The users whom moderators have removed. Serials are in the order of the commits. A row stays for a
+-- The users whom moderators have removed from a room, or backends from all rooms ('*'). Serials are in the order of the commits. A row stays for a
 -- minute after it has expired, for the machines that have missed the notification.
 CREATE TABLE removals (
     room text COLLATE "C" NOT NULL,
@@ -524,7 +562,9 @@ END $$;
 -- ["+" or "-", room, key, name, user, serial]: a user came or left;
 -- ["s", room, count, machine, own]: so many connections of spectators are in the room; the change was
 --     made by the machine of this number, which has said `own` of them;
--- ["x", room, user, seconds, serial]: a moderator has removed the user for so many seconds.
+-- ["x", room or "*", user, seconds, serial]: the user was removed for so many seconds.
+--
+-- Further lines are notices (administration.sql).
 CREATE FUNCTION tell_1(p_channel text, p_lines text[]) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -565,7 +605,7 @@ END $$;
 -- seconds to come back. The machine's row must be locked.
 CREATE FUNCTION vacate_1(p_machine integer, p_grace double precision, p_limit integer) RETURNS void
 LANGUAGE sql AS $$
-    UPDATE attendance a SET until = clock_timestamp() + make_interval(secs => p_grace)
+    UPDATE attendance a SET until = clock_timestamp() + make_interval(secs => p_grace), connections = 1
     FROM (
         SELECT room, key FROM attendance WHERE machine = p_machine AND until IS NULL
         ORDER BY room, key LIMIT p_limit FOR UPDATE
@@ -665,9 +705,9 @@ BEGIN
         ORDER BY u.room COLLATE "C", u.key COLLATE "C", u.place
     LOOP
         n := d.place; verdict := 0; name := d.called; seconds := NULL; serial := NULL;
-        SELECT extract(epoch FROM r.until - clock_timestamp()) INTO seconds FROM removals r
-        WHERE r.room = d.room AND r."user" = d."user" AND r.until > clock_timestamp();
-        IF FOUND THEN
+        SELECT extract(epoch FROM max(r.until) - clock_timestamp()) INTO seconds FROM removals r
+        WHERE r.room = ANY (ARRAY[d.room, '*']) AND r."user" = d."user" AND r.until > clock_timestamp();
+        IF seconds IS NOT NULL THEN
             verdict := 3;
             RETURN NEXT;
             CONTINUE;
@@ -722,7 +762,8 @@ BEGIN
             )::text;
         END IF;
         IF verdict = 1 THEN
-            UPDATE names x SET name = d.called, "user" = d."user", serial = nextval('serials')
+            UPDATE names x SET name = d.called, "user" = d."user", serial = nextval('serials'),
+                since = clock_timestamp()
             WHERE x.room = d.room AND x.key = d.key RETURNING x.serial INTO serial;
             v_lines := v_lines
                 || json_build_array('+', d.room, d.key, d.called, d."user", serial)::text;
@@ -791,6 +832,25 @@ LANGUAGE sql STABLE AS $$
     FROM names n WHERE n.room = p_room ORDER BY n.serial
 $$;
 
+-- Store that a user must stay out of a room, or of all rooms ('*'), and return the serial of the removal.
+CREATE FUNCTION keep_out_1(p_room text, p_user text, p_seconds double precision) RETURNS bigint
+LANGUAGE plpgsql AS $$
+DECLARE v_serial bigint;
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtext('fastchat removals'), hashtext(ledger)) FROM identity;
+    v_serial := nextval('serials');
+    INSERT INTO removals AS r (room, "user", until, serial)
+    VALUES (p_room, p_user, clock_timestamp() + make_interval(secs => p_seconds), v_serial)
+    ON CONFLICT (room, "user") DO UPDATE SET serial = excluded.serial, until = CASE
+        WHEN p_seconds = 0 THEN greatest(r.until, excluded.until) ELSE excluded.until END;
+    -- If there are too many, those that end soonest are forgotten.
+    DELETE FROM removals WHERE (room, "user") IN (
+        SELECT r.room, r."user" FROM removals r ORDER BY r.until
+        LIMIT greatest(0, (SELECT count(*) FROM removals) - 10000)
+    );
+    RETURN v_serial;
+END $$;
+
 -- Keep a user out of a room for so many seconds, and return the user, with the serial of the removal.
 -- They are found by `p_user`, also among the spectators, or by `p_key` if that is NULL. If nobody
 -- is found, nothing is stored and nothing returned. With 0 seconds, an earlier removal stays in force.
@@ -799,9 +859,8 @@ CREATE FUNCTION remove_1(p_token text, p_room text, p_user text, p_key text, p_s
 RETURNS TABLE (name text, "user" text, serial bigint)
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
-DECLARE v_ledger text;
 BEGIN
-    SELECT ledger INTO v_ledger FROM identity WHERE token = p_token;
+    PERFORM 1 FROM identity WHERE token = p_token;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'fastchat: the ledger is another one' USING ERRCODE = 'FC002';
     END IF;
@@ -816,21 +875,11 @@ BEGIN
         END IF;
     END IF;
     IF "user" IS NULL THEN RETURN; END IF;
-    PERFORM pg_advisory_xact_lock(hashtext('fastchat removals'), hashtext(v_ledger));
-    serial := nextval('serials');
-    INSERT INTO removals AS r (room, "user", until, serial)
-    VALUES (p_room, "user", clock_timestamp() + make_interval(secs => p_seconds), serial)
-    ON CONFLICT (room, "user") DO UPDATE SET serial = excluded.serial, until = CASE
-        WHEN p_seconds = 0 THEN greatest(r.until, excluded.until) ELSE excluded.until END;
-    -- If there are too many, those that end soonest are forgotten.
-    DELETE FROM removals WHERE (room, "user") IN (
-        SELECT r.room, r."user" FROM removals r ORDER BY r.until
-        LIMIT greatest(0, (SELECT count(*) FROM removals) - 10000)
-    );
+    serial := keep_out_1(p_room, "user", p_seconds);
     RETURN NEXT;
 END $$;
 
--- Tell all machines of a removal. If the user is away, they leave at once.
+-- Tell all machines of a removal, from a room or from all ('*'). If the user is away, they leave at once.
 CREATE FUNCTION expel_1(
     p_machine integer, p_claim bigint, p_token text,
     p_room text, p_user text, p_seconds double precision, p_serial bigint
@@ -839,13 +888,14 @@ LANGUAGE plpgsql AS $$
 DECLARE
     v_channel text := machine_1(p_machine, p_claim, p_token);
     v_lines text[] := '{}';
-    v_key text;
+    d record;
 BEGIN
-    FOR v_key IN
-        SELECT n.key FROM names n WHERE n.room = p_room AND n."user" = p_user ORDER BY n.key FOR UPDATE
+    FOR d IN
+        SELECT n.room, n.key FROM names n WHERE n."user" = p_user AND p_room IN (n.room, '*')
+        ORDER BY n.room, n.key FOR UPDATE
     LOOP
-        DELETE FROM attendance a WHERE a.room = p_room AND a.key = v_key AND a.until IS NOT NULL;
-        v_lines := v_lines || depart_1(p_room, v_key);
+        DELETE FROM attendance a WHERE a.room = d.room AND a.key = d.key AND a.until IS NOT NULL;
+        v_lines := v_lines || depart_1(d.room, d.key);
     END LOOP;
     v_lines := v_lines || json_build_array('x', p_room, p_user, p_seconds, p_serial)::text;
     PERFORM tell_1(v_channel, array_remove(v_lines, NULL));

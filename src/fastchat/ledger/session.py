@@ -30,8 +30,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from typing import Any, Protocol
 
 import asyncpg
@@ -54,7 +63,7 @@ from fastchat.ledger.identity import Identity, Share, Witness, identify, renew
 from fastchat.ledger.naming import log_of
 from fastchat.ledger.url import EngineUrl
 
-__all__ = ["Session", "SessionUser"]
+__all__ = ["Session", "SessionUser", "Store"]
 
 #: A commit that takes longer is in doubt: the socket is closed, and a new writer asks.
 COMMIT_S = 3.0
@@ -73,7 +82,7 @@ CLAIM_S = 30.0
 #: When the log says that a connection waits for earlier commits or a standby.
 SLOW_S = 5.0
 #: Arguments of `append_1`; the session adds the first five.
-_ARGUMENTS = 30
+_ARGUMENTS = 31
 _APPEND = f"SELECT append_1({', '.join(f'${n}' for n in range(1, _ARGUMENTS + 1))})"
 _BEAT = """
 SELECT b.machine, b.name, b.last, s.flushed, extract(epoch FROM clock_timestamp())::float8,
@@ -86,6 +95,9 @@ _PASSING = frozenset(("40", "53", "55", "57"))
 _REPLACED = frozenset(("FC001", "FC002"))
 #: The constraint that a number violates which was used already.
 _USED = "commits_pkey"
+
+#: Runs a function as `Session.store` does, with its arguments.
+Store = Callable[..., Awaitable[Sequence[Any]]]
 
 
 class SessionUser(Protocol):
@@ -497,19 +509,30 @@ class Session:
         it at a time. `$1` of the query is the token. Raises LedgerError; after `COMMIT_S`, nobody
         knows whether it happened.
         """
-        async with self._storing:
-            db = await self._connect_also()
-            try:
-                rows: Sequence[Any] = await _uncancelled(db, self._store(db, query, *arguments))
-            except FAILED as error:
-                raise ledger_error(error) from error
-            finally:
-                db.terminate()
-            return rows
+        async with self._storing, self.storing() as store:
+            return await store(query, *arguments)
+
+    @asynccontextmanager
+    async def storing(self) -> AsyncIterator[Store]:
+        """What does the same as `store`, on a connection that the caller has for many calls.
+
+        Raises LedgerError.
+        """
+        if self._end is not None:
+            raise LedgerError(str(self._end))
+        db = await self._connect_also()
+        try:
+            await _uncancelled(db, self._identify(db))
+            yield partial(self._store, db)
+        except FAILED as error:
+            raise ledger_error(error) from error
+        finally:
+            db.terminate()
 
     async def _store(self, db: asyncpg.Connection, query: str, *arguments: Any) -> Sequence[Any]:
-        await self._identify(db)
-        return await fetch(db, query, self.identity.token, *arguments)
+        call = fetch(db, query, self.identity.token, *arguments)
+        rows: Sequence[Any] = await _uncancelled(db, call)
+        return rows
 
     async def _identify(self, db: asyncpg.Connection) -> Identity:
         """Ask what a further connection is to. Raises LedgerError if the others are to another."""

@@ -7,12 +7,15 @@ from typing import NamedTuple
 
 from fastchat.errors import CommandError
 from fastchat.history import Page
-from fastchat.history.changes import amend
+from fastchat.history.changes import amend, without_said
 from fastchat.history.tails import Tail
 from fastchat.ledger.appending import State
 from fastchat.protocol import Change, ChangeDraft, Kind, Message, Position, Publication
 
 __all__ = ["Loaded", "Stream"]
+
+#: `changed` has the offset of a message's last change below this number, and erasures above it.
+_ERASURES = 1 << 54
 
 
 class Loaded(NamedTuple):
@@ -91,7 +94,7 @@ class Stream:
         if index is None:
             return
         found = self._tail.publications[index]
-        is_known = self._changed.get(change.target, 0) >= change.offset
+        is_known = self._changed.get(change.target, 0) % _ERASURES >= change.offset
         if isinstance(found, Message) and change.kind is Kind.DELETE:
             # Even if it is known: it also deletes the texts of edits, which can be heard later.
             changed: Message | CommandError = found._replace(
@@ -107,6 +110,20 @@ class Stream:
             self._tail.replace(changed)
             if not is_known:
                 self._changed[change.target] = change.offset
+
+    def erase(self, user: str) -> None:
+        """Forget what a user has said, which was erased from the ledger.
+
+        The versions of these messages are not known then, so a change of one asks the ledger.
+        """
+        for index, each in enumerate(self._tail.publications):
+            if (erased := without_said(each, user)) is each:
+                continue
+            if isinstance(erased, Message):
+                self._tail.replace(erased)
+            else:
+                self._tail.publications[index] = erased
+        self._waiting = {at: without_said(each, user) for at, each in self._waiting.items()}
 
     # Reading; None means that the ledger has to be asked
 

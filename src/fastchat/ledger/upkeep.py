@@ -1,4 +1,4 @@
-"""What the ledger forgets in the course of time: ids of messages, publications, and files."""
+"""What the ledger forgets in the course of time: ids, publications, deleted rooms, and files."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from fastchat.files import UNLINKED_LIFETIME_S
 from fastchat.ledger.connecting import fetch
+from fastchat.ledger.erasing import purge
 from fastchat.ledger.session import Session
 from fastchat.metrics import Metrics
 from fastchat.protocol.publications import timestamp_of
@@ -66,6 +67,7 @@ class Upkeep:
             ((self._last,),) = await self._session.call(
                 _AGE, before, self._last, _ROOMS_AT_ONCE, _ROWS_AT_ONCE
             )
+        await purge(self._session)
         await self._tidy_files()
 
     async def _tidy_files(self) -> None:
