@@ -30,7 +30,7 @@ from fastchat.protocol.users import ERASED_NAME, ERASED_USER
 __all__ = ["Deletion", "Eraser", "new_erasure", "purge"]
 
 #: Publications that one step looks at, and rows that one step deletes.
-LOOKED_AT = DELETED_AT_ONCE = 1000
+LOOKED_AT, DELETED_AT_ONCE = 500, 1000
 #: Steps that delete rooms, in a second at most.
 PURGES = 8
 _DELETE = "SELECT number, line FROM delete_room_1($1, $2, $3, $4)"

@@ -518,8 +518,6 @@ class Session:
 
         Raises LedgerError.
         """
-        if self._end is not None:
-            raise LedgerError(str(self._end))
         db = await self._connect_also()
         try:
             await _uncancelled(db, self._identify(db))
@@ -530,6 +528,8 @@ class Session:
             db.terminate()
 
     async def _store(self, db: asyncpg.Connection, query: str, *arguments: Any) -> Sequence[Any]:
+        if self._end is not None:
+            raise LedgerError(str(self._end))
         call = fetch(db, query, self.identity.token, *arguments)
         rows: Sequence[Any] = await _uncancelled(db, call)
         return rows
