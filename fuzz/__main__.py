@@ -37,6 +37,7 @@ TARGETS = {
     "records": 1,
     "requests": 1,
     "tokens": 1,
+    "answers": 1,
 }
 OPTIONS = {
     "hub": ["-max_len=1024"],

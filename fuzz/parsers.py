@@ -1,4 +1,4 @@
-"""Targets for the parsers of commands, addresses, names, tokens, requests and the relay's records.
+"""Targets for the parsers of commands, addresses, names, tokens, requests, records and answers.
 
 A target takes any bytes. It fails if a parser raises an exception that it does not promise, if it
 accepts a value beyond the protocol's limits, or if an accepted value is another one after it has
@@ -51,6 +51,16 @@ from fastchat.protocol.names import (
 from fastchat.protocol.parsing import join_from_query, parse, parse_any
 from fastchat.protocol.publications import encode_any
 from fastchat.protocol.values import MAX_OFFSET, MAX_TEXT_CHARS, MAX_TOKEN_BYTES
+from fastchat.webhooks.answers import (
+    MAX_REFUSAL_CHARS,
+    BadAnswer,
+    Disconnect,
+    JoinAnswer,
+    PublishAnswer,
+    Refuse,
+    parse_join,
+    parse_publish,
+)
 
 #: The largest text message that a parser gets.
 MAX_MESSAGE_BYTES = 64 * 1024
@@ -225,6 +235,30 @@ def tokens(data: bytes) -> None:
     assert identity.credential
     _check_username(identity.name)
     assert all(rights <= set(Right) for rights in identity.rights.values())
+
+
+def answers(data: bytes) -> None:
+    """Any answer of a hook is either a verdict within the limits, or refused."""
+    for parse_answer in (parse_publish, parse_join):
+        try:
+            answer = parse_answer(data)
+        except BadAnswer as error:
+            assert str(error).isascii()
+            continue
+        _check_json(data)
+        match answer:
+            case PublishAnswer(text):
+                assert text is None or not _check_field("text", text)
+            case JoinAnswer(subject, username, rights):
+                assert subject is None or (1 <= len(subject) <= 255 and username is not None)
+                assert rights is None or rights <= set(Right)
+                if username is not None:
+                    _check_username(username)
+            case Refuse(message):
+                assert 1 <= len(message) <= MAX_REFUSAL_CHARS
+                assert "\n" not in message
+            case Disconnect(seconds):
+                assert 0 <= seconds <= 30 * 86400
 
 
 def _base64url(data: bytes) -> bytes:

@@ -37,6 +37,7 @@ INSTRUMENTED = [
     "fastchat.protocol.parsing",
     "fastchat.protocol.names",
     "fastchat.protocol.values",
+    "fastchat.webhooks.answers",
     "json.decoder",
     "json.scanner",
     "jwt",

@@ -74,6 +74,9 @@ class Metrics:
         self.commit_s = Histogram()  # an append to the history
         self.api_s = Histogram()  # a request to the API, without streams
         self.loop_lag_s = Histogram()  # delay of callbacks in the event loop
+        self.before_publish: Counter[str] = Counter()  # questions to the hook, by outcome
+        self.before_join: Counter[str] = Counter()
+        self.hook_s = Histogram()  # a question to a hook
         self.relay_lag_s = Histogram()  # round trip from a worker to the relay
         self._started_s = time.monotonic()
 
@@ -104,6 +107,8 @@ class Metrics:
             "full_disk_refusals_total": self.full_disk_refusals_total,
             "deleted_files_total": self.deleted_files_total,
             "dropped_log_lines_total": dropped_lines(),
+            "before_publish": self.before_publish,
+            "before_join": self.before_join,
             **gauges,
         }
         if self.kept_files is not None:
@@ -112,7 +117,7 @@ class Metrics:
                 "kept_file_bytes": self.kept_file_bytes,
                 "orphaned_files": self.orphaned_files,
             }
-        for name in ("commit_s", "api_s", "loop_lag_s", "relay_lag_s"):
+        for name in ("commit_s", "api_s", "loop_lag_s", "relay_lag_s", "hook_s"):
             histogram: Histogram = getattr(self, name)
             if any(histogram.counts):
                 counts[name] = histogram.snapshot()

@@ -25,6 +25,7 @@ from fastchat.errors import SettingError
 from fastchat.web.headers import page_headers
 from fastchat.web.origins import ANY_ORIGIN, parse_origin
 from fastchat.web.proxies import parse_network
+from fastchat.webhooks.config import TABLES
 
 __all__ = [
     "Settings",
@@ -35,6 +36,7 @@ __all__ = [
     "is_machine_name",
     "is_switch",
     "load_settings",
+    "setting_fields",
 ]
 
 MAX_WORKERS = 256
@@ -365,6 +367,9 @@ class Settings:
     debug_echo: bool = _setting(
         False, "echo messages at /_echo, for conformance tests; only on a loopback address"
     )
+    #: The file of the settings, as an absolute path; empty if there is none. It is no setting:
+    #: webhooks and hooks are tables of that file, and are read again at SIGHUP.
+    config_file: str = dataclasses.field(default="", compare=False)
 
     @property
     def has_history_file(self) -> bool:
@@ -377,9 +382,9 @@ class Settings:
         return bool(self.history == "sqlite" or self.engine or self.workers > 1)
 
     def __post_init__(self, sources: Mapping[str, str] | None) -> None:
-        names = {field.name: flag_of(field) for field in dataclasses.fields(self)}
+        names = {field.name: flag_of(field) for field in setting_fields()}
         names |= sources or {}
-        for field in dataclasses.fields(self):
+        for field in setting_fields():
             value = getattr(self, field.name)
             if is_list(field) and type(value) is list:  # as TOML and JSON have it
                 value = tuple(value)
@@ -390,7 +395,7 @@ class Settings:
         _check_origins(self, names)
         _check_proxies(self, names)
         if self.limits == "off":
-            for field in dataclasses.fields(self):
+            for field in setting_fields():
                 if "limit" in field.metadata:
                     object.__setattr__(self, field.name, 0.0 if _wants_float(field) else 0)
         if self.api_port and not self.api_key_file:
@@ -403,7 +408,12 @@ class Settings:
             )
 
 
-_DEFAULTS = {field.name: field.default for field in dataclasses.fields(Settings)}
+def setting_fields() -> tuple[dataclasses.Field[Any], ...]:
+    """The fields of `Settings` that are settings."""
+    return tuple(field for field in dataclasses.fields(Settings) if field.metadata)
+
+
+_DEFAULTS = {field.name: field.default for field in setting_fields()}
 
 
 def load_settings(
@@ -420,7 +430,7 @@ def load_settings(
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     content = {} if file is None else _read_file(file)
-    for field in dataclasses.fields(Settings):
+    for field in setting_fields():
         if only is not None and field.name not in only:
             continue
         key, variable = _key_of(field), _variable_of(field)
@@ -441,6 +451,8 @@ def load_settings(
             # Without it, the server would begin a chat of its own.
             raise SettingError(f"{name} is empty; give a URL, or leave the setting out.")
         values[field.name], sources[field.name] = value, name
+    if file is not None:
+        values["config_file"] = str(file.absolute())
     return Settings(**values, sources=sources)
 
 
@@ -450,7 +462,7 @@ def ignored_variables(flags: Mapping[str, Any], environment: Mapping[str, str]) 
     These are the addresses of Kubernetes services, and variables whose name is almost that of a
     setting.
     """
-    fields = {_variable_of(field): field.name for field in dataclasses.fields(Settings)}
+    fields = {_variable_of(field): field.name for field in setting_fields()}
     for variable, value in sorted(environment.items()):
         if variable in fields:
             if _is_of_a_service(variable, value) and fields[variable] not in flags:
@@ -521,9 +533,9 @@ def _read_file(file: Path) -> dict[str, Any]:
         raise SettingError(f"--config {file} cannot be read: {error.strerror}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingError(f"--config {file} is not valid TOML: {error}.") from None
-    known = [_key_of(field) for field in dataclasses.fields(Settings)]
+    known = [_key_of(field) for field in setting_fields()]
     for key, value in content.items():
-        if key in known:
+        if key in known or key in TABLES:  # `fastchat.webhooks.config` checks the tables
             continue
         meant = did_you_mean(key, known)
         if isinstance(value, dict) and not meant:
@@ -684,7 +696,7 @@ def _check_auth(settings: Settings, names: Mapping[str, str]) -> None:
             "`fastchat token --new-key FILE` makes one."
         )
     if settings.auth == "none":
-        for field in dataclasses.fields(settings):
+        for field in setting_fields():
             name = field.name
             if name.startswith("jwt_") and getattr(settings, name) != field.default:
                 raise SettingError(

@@ -78,6 +78,7 @@ class Server:
         self.files, self.readers = built.worker.files, built.worker.readers
         self.metrics = built.worker.metrics
         self.http = built.worker.server
+        self.hooks = built.worker.hooks
         self._worker = Worker(built.worker)
         await self._worker.serve(self)
 

@@ -45,6 +45,7 @@ LAYERS = {
         "api",
         "connections",
         "chat",
+        "webhooks",
         "brokers",
         "files",
         "ledger",
@@ -54,12 +55,13 @@ LAYERS = {
         "auth",
         "hub",
     },
-    "settings": {"web", "ledger"},
+    "settings": {"web", "ledger", "webhooks"},
     "web": {"connections", "files", "limits", "auth", "_buffers"},
     "api": {"chat", "brokers", "files", "rooms", "limits", "auth"},
     "connections": {"chat", "hub", "_fanout", "limits"},
     "ops": {"brokers", "_version"},
-    "chat": {"brokers", "files", "rooms", "history", "auth"},
+    "chat": {"webhooks", "brokers", "files", "rooms", "history", "auth"},
+    "webhooks": {"rooms", "auth", "_version"},
     "brokers": {"rooms", "history", "limits", "_codec"},
     "files": {"limits", "history"},
     "ledger": {"rooms", "files", "history", "limits"},
@@ -109,11 +111,13 @@ LIBRARIES = {
     "orjson": {
         *("protocol", "logs", "hub", "history", "ledger", "ops", "cli", "api"),
         *("brokers.relay", "brokers.relay.records", "chat.operations"),
+        *("webhooks",),
     },
     "imagesize": {"files.media"},
     "apsw": {"database", "files", "history"},
     "asyncpg": {"ledger"},
     "fastchat_client": {"cli.tail"},
+    "aiohttp": {"webhooks.sending"},
 }
 
 #: Classes whose objects live as long as the process, and the modules that construct them.

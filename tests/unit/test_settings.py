@@ -15,6 +15,7 @@ from fastchat.settings import (
     flag_of,
     ignored_variables,
     load_settings,
+    setting_fields,
 )
 
 
@@ -83,7 +84,7 @@ def another_value(field: dataclasses.Field[object]) -> tuple[object, str, str]:
     return value, str(value), repr(value)
 
 
-@pytest.mark.parametrize("field", dataclasses.fields(Settings), ids=lambda field: field.name)
+@pytest.mark.parametrize("field", setting_fields(), ids=lambda field: field.name)
 def test_every_setting_can_come_from_every_source(
     field: dataclasses.Field[object], tmp_path: Path
 ) -> None:
@@ -104,7 +105,7 @@ def test_limits_are_switched_off_together() -> None:
     on, off = Settings(), load_settings({"limits": "off", "room_rate": "7"}, {}, None)
     different = {
         field.name: getattr(off, field.name)
-        for field in dataclasses.fields(Settings)
+        for field in setting_fields()
         if getattr(off, field.name) != getattr(on, field.name)
     }
     assert different.pop("limits") == "off"
@@ -468,7 +469,7 @@ def test_empty_path_is_refused(name: str, empty: str) -> None:
 )
 def test_guess_is_close_or_missing(word: str, meant: str) -> None:
     """A word that is close to a known one gets it as a hint, and any other word gets none."""
-    known = [flag_of(field) for field in dataclasses.fields(Settings)]
+    known = [flag_of(field) for field in setting_fields()]
     assert did_you_mean(word, known) == (f"; did you mean {meant}?" if meant else "")
 
 

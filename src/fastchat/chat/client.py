@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from fastchat.auth import GUEST_RIGHTS, Identity, Right, forbidden
@@ -18,6 +18,8 @@ __all__ = ["ChatHub", "Client", "Endpoint", "nameless", "reply"]
 Writer = tuple[str, str, str, Callable[[str, str, str, str, str, str | None], MessageDraft]]
 #: It is shared by all clients that have not written yet, and never changed.
 _NO_WRITERS: dict[str | None, Writer] = {}
+#: The same for what few clients have.
+_NOTHING: Mapping[str, Any] = {}
 
 
 class Endpoint(Protocol):
@@ -47,10 +49,12 @@ class Client:
     * ``address`` and ``connection_number``: identify the connection where connections are
       counted, as in `fastchat.rooms.Entrance`.
     * ``guest_rights``: what the client can do in each room as long as it has no identity.
+    * ``handshake``: the `cookie` and `authorization` of its handshake, if a hook is to see them.
     * ``gone``: the client has departed; nothing is sent to it any more.
     """
 
     __slots__ = (
+        "_granted",
         "_writers",
         "address",
         "connection",
@@ -58,6 +62,7 @@ class Client:
         "endpoint",
         "gone",
         "guest_rights",
+        "handshake",
         "identity",
         "incoming",
         "rooms",
@@ -71,6 +76,7 @@ class Client:
         endpoint: Endpoint,
         address: str = "",
         guest_rights: frozenset[Right] = GUEST_RIGHTS,
+        handshake: Mapping[str, str] = _NOTHING,
     ) -> None:
         self.connection = connection
         self.endpoint = endpoint
@@ -84,6 +90,9 @@ class Client:
         self.identity: Identity | None = None
         self.incoming: Incoming | None = None
         self.guest_rights = guest_rights
+        self.handshake = handshake
+        #: The rights in rooms for which a hook has given others than the usual ones.
+        self._granted: Mapping[str, frozenset[Right]] = _NOTHING
         self.gone = False
 
     def room_of(self, room: str | None, needed: Right | None = None) -> str:
@@ -119,7 +128,7 @@ class Client:
 
     def leave(self, room: str) -> Member:
         """Note that the client has left a room, in which it was the member that is returned."""
-        self._writers = _NO_WRITERS
+        self.grant(room, None)
         return self.rooms.pop(room)
 
     def identify(self, identity: Identity) -> None:
@@ -127,19 +136,24 @@ class Client:
         self.identity = identity
         self._writers = _NO_WRITERS
 
+    def grant(self, room: str, rights: frozenset[Right] | None) -> None:
+        """Give the client these rights in a room instead of the usual ones; None for those."""
+        if rights is not None:
+            self._granted = {**self._granted, room: rights}
+        elif room in self._granted:
+            self._granted = {name: each for name, each in self._granted.items() if name != room}
+        self._writers = _NO_WRITERS
+
     def check(self, needed: Right, room: str) -> None:
         """Raise CommandError if the client does not have a right in a room."""
-        if self.identity is None:
-            if needed not in self.guest_rights:
-                raise forbidden()
-        elif not self.identity.may(needed, room):
+        if needed not in self._rights(room):
             raise forbidden()
 
     def rights_in(self, room: str) -> frozenset[Right]:
         """What the client can do in a room that it is in; a spectator only reads."""
         if self.rooms[room].name is None:
             return frozenset({Right.READ})
-        return self.guest_rights if self.identity is None else self.identity.rights_in(room)
+        return self._rights(room)
 
     def is_spectator_in(self, room: str) -> bool:
         member = self.rooms.get(room)
@@ -151,7 +165,12 @@ class Client:
 
     def moderates(self, room: str) -> bool:
         """Whether the client's token makes it a moderator; without a token nobody is one."""
-        return self.identity is not None and self.identity.may(Right.MODERATE, room)
+        return self.identity is not None and Right.MODERATE in self._rights(room)
+
+    def _rights(self, room: str) -> frozenset[Right]:
+        if room in self._granted:
+            return self._granted[room]
+        return self.guest_rights if self.identity is None else self.identity.rights_in(room)
 
     def _find_writer(self, room: str | None) -> Writer:
         room = self.room_of(room, Right.WRITE)

@@ -14,6 +14,7 @@ from fastchat import protocol
 from fastchat.auth import GUEST_RIGHTS, Authenticator, Right, forbidden, unauthorized
 from fastchat.brokers import Broker, Pages, Presence
 from fastchat.chat.client import ChatHub, Client, nameless, reply
+from fastchat.chat.hooks import Asked, AskJoin, AskPublish, Gate
 from fastchat.chat.moderation import Moderation
 from fastchat.chat.uploads import UploadCommands
 from fastchat.errors import CommandError, ErrorCode
@@ -94,6 +95,7 @@ class Chat:
         self._new_secret = new_secret
         self._metrics = metrics
         self._moderation = Moderation(presence, hub)
+        self._gate = Gate(presence)
         self._uploads = UploadCommands(
             incoming_files, hub, metrics=metrics, max_chunk_bytes=max_chunk_bytes
         )
@@ -112,6 +114,21 @@ class Chat:
             Chunk: self._uploads.receive,
             Ping: self._ping,
         }
+        self._plain_handlers = dict(self._handlers)
+
+    def use_hooks(self, before_publish: AskPublish | None, before_join: AskJoin | None) -> None:
+        """Ask these hooks about commands from now on; None for none."""
+        self._gate.before_publish, self._gate.before_join = before_publish, before_join
+        for kind in (Send, Edit, React, Upload):
+            handler = self._plain_handlers[kind]
+            if before_publish is not None:
+                handler = partial(self._ask_first, handler)
+            self._handlers[kind] = handler
+
+    @property
+    def needs_handshake(self) -> bool:
+        """Whether a client's `Cookie` and `Authorization` are to be kept for a hook."""
+        return self._gate.before_join is not None
 
     def handle(self, client: Client, command: Command) -> Coroutine[Any, Any, None] | None:
         """Run a command, or return a coroutine that must end before the next command is handled.
@@ -169,6 +186,28 @@ class Chat:
 
     # Commands
 
+    async def _ask_first(
+        self,
+        handler: Callable[[Client, Any], Coroutine[Any, Any, None] | None],
+        client: Client,
+        command: Asked,
+    ) -> None:
+        """Run a command if the hook allows it; nothing is asked about what is refused anyway."""
+        room = self._writes_in(client, command)
+        command = await self._gate.pass_command(client, command, room, client.rooms[room])
+        if client.gone:
+            return
+        work = handler(client, command)
+        if work is not None:
+            await work
+
+    def _writes_in(self, client: Client, command: Asked) -> str:
+        """The room in which a command writes. Raises CommandError if the client may not do it."""
+        if isinstance(command, (Edit, React)):
+            room, *_ = self._changer(client, command)
+            return room
+        return client.writer_in(command.room)[0]
+
     def _publish_message(self, client: Client, command: Send) -> None:
         text, room, id, ref = command
         room, name, user, make = client.writer_in(room)
@@ -197,13 +236,7 @@ class Chat:
         remove: bool = False,
     ) -> None:
         """Publish a change of a message. The history decides whether the author can make it."""
-        room = client.room_of(command.room)
-        moderates = kind is not Kind.REACT and client.moderates(room)
-        if not moderates:
-            client.check(Right.WRITE, room)
-        name, user = client.rooms[room]
-        if name is None:
-            raise nameless()
+        room, name, user, moderates = self._changer(client, command)
         draft = ChangeDraft(
             room,
             name,
@@ -217,6 +250,22 @@ class Chat:
             moderates,
         )
         self._broker.publish(draft, partial(self._answer, client, None, command.ref))
+
+    def _changer(
+        self, client: Client, command: Edit | Delete | React
+    ) -> tuple[str, str, str, bool]:
+        """The room of a change, the client's name and id there, and whether it moderates there.
+
+        Raises CommandError if the client may change nothing there.
+        """
+        room = client.room_of(command.room)
+        moderates = type(command) is not React and client.moderates(room)
+        if not moderates:
+            client.check(Right.WRITE, room)
+        name, user = client.rooms[room]
+        if name is None:
+            raise nameless()
+        return room, name, user, moderates
 
     def _typing(self, client: Client, command: Typing) -> None:
         room, name, user, _ = client.writer_in(command.room)
@@ -273,11 +322,15 @@ class Chat:
 
     async def _enter(self, client: Client, command: Join) -> None:
         room = command.room
+        if self._gate.before_join is None:
+            username = command.username
+        else:
+            username = await self._gate.pass_join(client, command)
         client.check(Right.READ, room)
         if client.gone:
             return
         session = command.session or client.session or self._new_secret()
-        name, credential = self._named(client, command.username, session)
+        name, credential = self._named(client, username, session)
         if name is not None and self._reserves(room, name):
             if client.identity is None:
                 raise name_taken(None)

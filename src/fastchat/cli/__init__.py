@@ -33,6 +33,7 @@ from fastchat.settings import (
     is_list,
     is_switch,
     load_settings,
+    setting_fields,
 )
 from fastchat.streams import (
     complain,
@@ -497,7 +498,7 @@ def _add_serve(commands: _Commands[_Parser]) -> None:
         "TOML file (port = 8080). A flag overrides the environment, which overrides the file.",
         "%(prog)s [--config FILE] [--SETTING VALUE ...]",  # one with all of them fills a screen
     )
-    _add_settings(command, {field.name for field in dataclasses.fields(Settings)})
+    _add_settings(command, {field.name for field in setting_fields()})
 
 
 def _add_status(commands: _Commands[_Parser]) -> None:
@@ -725,7 +726,7 @@ def _add_settings(command: _Parser, names: Collection[str]) -> None:
     command.add_argument(
         "--config", type=_path, metavar="FILE", help="TOML file with settings, such as port = 8080"
     )
-    for field in dataclasses.fields(Settings):
+    for field in setting_fields():
         if field.name in names:
             words = field.metadata["choices"] or (type(field.default).__name__.upper(),)
             default = field.default

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 
 from multidict import CIMultiDict
 from picows import WSFrame, WSListener, WSMsgType, WSTransport
@@ -57,6 +58,7 @@ class Session(WSListener):
       it asked for nothing.
     * ``token`` came with the upgrade.
     * ``address`` is what the connection is counted by; an empty one is not counted.
+    * ``handshake`` has the headers of the handshake that a hook is to see.
     """
 
     __slots__ = (
@@ -70,6 +72,7 @@ class Session(WSListener):
         "_counted",
         "_first",
         "_fragments",
+        "_handshake",
         "_inbox",
         "_is_paused",
         "_token",
@@ -82,9 +85,11 @@ class Session(WSListener):
         first: Join | CommandError | None,
         token: str | None = None,
         address: str = "",
+        handshake: Mapping[str, str] = _NO_HEADERS,
     ) -> None:
         self._context = context
         self._address = address
+        self._handshake = handshake
         self._counted: Counted | None = None
         self._first = first
         self._token = token
@@ -102,7 +107,9 @@ class Session(WSListener):
         # The handshake is over: its headers would cost a kilobyte a connection.
         transport.request.headers = transport.response.headers = _NO_HEADERS
         self._connection = context.hub.attach(transport.underlying_transport, self)
-        self._client = Client(self._connection, self, self._address, context.chat.guest_rights)
+        self._client = Client(
+            self._connection, self, self._address, context.chat.guest_rights, self._handshake
+        )
         self._inbox = self._new_inbox()
         context.sessions.add(self)
         if self._closed:  # the server is stopping

@@ -316,6 +316,30 @@ SERIES = (
         "Delay between when a callback was due and when the event loop ran it.",
     ),
     Series(
+        "fastchat_before_publish_total",
+        "counter",
+        "before_publish",
+        "Commands about which the hook before publishing was asked, by outcome: `allowed`, "
+        "`changed`, `refused`, `disconnected`, `failed` without a valid answer, or `skipped` "
+        "while the hook keeps failing.",
+        ("outcome",),
+    ),
+    Series(
+        "fastchat_before_join_total",
+        "counter",
+        "before_join",
+        "Joins about which the hook before joining was asked, by the same outcomes.",
+        ("outcome",),
+    ),
+    Series(
+        "fastchat_hook_failing",
+        "gauge",
+        "hooks_failing",
+        "1 while a hook keeps failing and is not asked, 0 otherwise.",
+        ("hook",),
+    ),
+    Series("fastchat_hook_seconds", "histogram", "hook_s", "Duration of a question to a hook."),
+    Series(
         "fastchat_relay_lag_seconds",
         "histogram",
         "relay_lag_s",

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 from fastchat.logs import log_repeated
 from fastchat.metrics import watch_lag
-from fastchat.process.assembly.worker import WorkerComponents
+from fastchat.process.assembly.worker import WorkerComponents, use_hooks
+from fastchat.webhooks.config import Config, read_again
 
 __all__ = ["Mode", "Worker"]
 
@@ -64,6 +65,7 @@ class Worker:
         async with contextlib.AsyncExitStack() as ends:  # if one fails, the others still run
             if self._components.files is not None:
                 ends.callback(self._components.files.close)
+            ends.push_async_callback(self._components.hooks.close)
             ends.callback(self._components.hub.abort)
             ends.push_async_callback(mode.end)
             for task in (
@@ -102,20 +104,31 @@ class Worker:
         if not self.draining:
             self.drain()
 
-    def reload(self) -> None:
-        """Read certificates and keys again; if one is not valid, log that and keep the old one."""
+    def reload(self) -> Config | None:
+        """Read certificates, keys and hooks again; what is not valid is logged, and stays.
+
+        Returns what the file of the settings says about webhooks and hooks; None if there is no
+        such file, or if it is not valid.
+        """
         components = self._components
         readable = (components.tls, components.authenticator, components.api_keys)
-        if readable == (None, None, None):
-            logger.info("SIGHUP: there is no certificate and no key to read again")
+        file = components.settings.config_file
+        if readable == (None, None, None) and not file:
+            logger.info("SIGHUP: there is no certificate, no key and no file to read again")
         for each in readable:
             if each is not None:
                 each.reload()
+        config = read_again(file) if file else None
+        if config is not None:
+            use_hooks(config, components.hooks, components.context.chat)
+        return config
 
     def snapshot(self, **gauges: Any) -> dict[str, Any]:
         """The process's metrics, and `gauges`, as values for JSON."""
         components = self._components
-        return components.metrics.snapshot(**components.hub.stats(), **gauges)
+        return components.metrics.snapshot(
+            **components.hub.stats(), **components.hooks.gauges(), **gauges
+        )
 
     async def _sweep_forever(self, mode: Mode) -> None:
         while True:

@@ -15,11 +15,14 @@ from fastchat.web.lingering import LINGER_BYTES, LINGER_S
 from fastchat.web.origins import Origins
 from fastchat.web.proxies import TrustedProxies
 
-__all__ = ["ADDRESS_HEADER", "ONE_HOST", "HttpContext", "HttpTimings", "Refusal"]
+__all__ = ["ADDRESS_HEADER", "CREDENTIALS", "ONE_HOST", "HttpContext", "HttpTimings", "Refusal"]
 
 #: The header in which `HttpProtocol` tells `WebSocketProtocol` the address that limits count the
 #: client by. Only we write it: the same header from a client is not passed on.
 ADDRESS_HEADER = "x-fastchat-address"
+
+#: The headers with which a client can say who it is.
+CREDENTIALS = (b"cookie", b"authorization")
 
 ONE_HOST = "A request needs exactly one valid Host header."
 

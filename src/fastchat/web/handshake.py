@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from fastchat.connections.echo import ECHO_PATH
@@ -122,14 +122,21 @@ def elements_of(field: bytes, headers: Headers) -> set[bytes]:
     return {element.strip(b" \t").lower() for element in lists.split(b",")}
 
 
-def headers_for_picows(headers: Headers, address: str) -> list[tuple[bytes, bytes]]:
-    """The headers that picows gets instead of the client's. `address` is the client's address."""
+def headers_for_picows(
+    headers: Headers, address: str, credentials: Collection[bytes] = ()
+) -> list[tuple[bytes, bytes]]:
+    """The headers that picows gets instead of the client's. `address` is the client's address.
+
+    `credentials` are the names of headers that the session needs besides.
+    """
     return [
         (b"connection", b"Upgrade"),
         (b"upgrade", b"websocket"),
         (b"sec-websocket-version", b"13"),
         (ADDRESS_HEADER.encode(), address.encode()),
         *((name, value) for name, value in headers if name in _PASSED_ON),
+        # picows decodes them as ASCII.
+        *((name, value) for name, value in headers if name in credentials and value.isascii()),
     ]
 
 

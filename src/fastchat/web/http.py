@@ -84,7 +84,7 @@ from fastchat.files.transfers import (
     has_body,
 )
 from fastchat.limits.connections import Limit
-from fastchat.web.context import ONE_HOST, HttpContext, Refusal
+from fastchat.web.context import CREDENTIALS, ONE_HOST, HttpContext, Refusal
 from fastchat.web.handshake import (
     UpgradeRequest,
     check_upgrade,
@@ -453,7 +453,7 @@ class HttpProtocol(HttpToolsProtocol):
             encrypted=self.scheme == "https",
             connections=len(self._context.session_context.sessions) + 1,
         )
-        self.headers[:] = headers_for_picows(self.headers, address)
+        self.headers[:] = headers_for_picows(self.headers, address, self._credentials())
         self._deadline_s = 0.0
         self._leave_visitors()
         super().handle_websocket_upgrade()
@@ -464,6 +464,18 @@ class HttpProtocol(HttpToolsProtocol):
         if early:
             protocol: Any = self.transport.get_protocol()
             protocol.data_received(early)
+
+    def _credentials(self) -> tuple[bytes, ...]:
+        """The headers with which a client says who it is, if a hook is to see them.
+
+        A browser sends cookies for every page. If all pages may connect, a cookie says nothing
+        about who wants to join.
+        """
+        if not self._context.session_context.chat.needs_handshake:
+            return ()
+        if self._context.origins.allows_any:
+            return (b"authorization",)
+        return CREDENTIALS
 
     def _after_head(self) -> bytes:
         """The bytes that arrived together with the end of the handshake, and belong to frames."""

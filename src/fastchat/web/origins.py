@@ -85,6 +85,11 @@ class Origins:
         )
 
     @property
+    def allows_any(self) -> bool:
+        """Whether the pages of every origin are allowed."""
+        return self._any
+
+    @property
     def has_others(self) -> bool:
         """Whether the pages of any other origin are allowed."""
         return self._any or bool(self._allowed)

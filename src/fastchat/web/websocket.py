@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
+from multidict import CIMultiDict
 from picows import WSUpgradeRequest, WSUpgradeResponse
 from picows.common import WSUpgradeResponseWithListener
 from picows.picows import WSAutoPingStrategy, WSProtocol  # type: ignore[attr-defined]
@@ -43,6 +45,8 @@ class _Silent:
 
 
 _SILENT = _Silent()
+#: It is shared by all connections without any.
+_NO_CREDENTIALS: Mapping[str, str] = {}
 
 
 class WebSocketProtocol(WSProtocol):  # type: ignore[misc]  # private in picows, hence untyped
@@ -132,8 +136,18 @@ class WebSocketProtocol(WSProtocol):  # type: ignore[misc]  # private in picows,
             _join_asked_for(request.path),
             tokens[0] if tokens else None,
             request.headers[ADDRESS_HEADER],
+            _credentials(request.headers),
         )
         return WSUpgradeResponseWithListener(response, session)
+
+
+def _credentials(headers: CIMultiDict[str]) -> Mapping[str, str]:
+    """The headers with which the client says who it is, as far as picows was given them."""
+    found = {}
+    for name, separator in (("cookie", "; "), ("authorization", ", ")):
+        if lines := headers.getall(name, ()):
+            found[name] = separator.join(lines)
+    return found or _NO_CREDENTIALS
 
 
 def _join_asked_for(path: bytes) -> Join | CommandError | None:

@@ -37,11 +37,19 @@ def full_snapshot() -> dict[str, Any]:
     counted.turned_away.update({"address": 4})
     counted.handshake_refusals.update({"426": 5})
     counted.api_requests["shop", "publishMessage", "201"] += 6
-    for histogram in (counted.commit_s, counted.api_s, counted.loop_lag_s, counted.relay_lag_s):
+    for histogram in (
+        counted.commit_s,
+        counted.api_s,
+        counted.loop_lag_s,
+        counted.relay_lag_s,
+        counted.hook_s,
+    ):
         for seconds in (0.00002, 0.003, 0.003, 60):
             histogram.observe(seconds)
     counted.kept_files, counted.kept_file_bytes, counted.orphaned_files = 12, 13, 14
     counted.file_refusals["503"] += 1
+    counted.before_publish["refused"] += 1
+    counted.before_join["allowed"] += 1
     return counted.snapshot(
         up=1,
         restarts=2,
@@ -59,6 +67,7 @@ def full_snapshot() -> dict[str, Any]:
         bytes=11,
         evictions={4008: 1, 4009: 0},
         slow_evictions={"total": 1},
+        hooks_failing={"before-join": 1},
         machines=3,
         engine_up={"db/chat": 1},
         engine_beat_s={"db/chat": 0.001},

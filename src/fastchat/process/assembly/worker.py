@@ -50,6 +50,8 @@ from fastchat.web.origins import Origins
 from fastchat.web.page import build_app
 from fastchat.web.proxies import TrustedProxies
 from fastchat.web.server import HttpServer
+from fastchat.webhooks.asking import Hooks
+from fastchat.webhooks.config import Config, read_config
 
 if TYPE_CHECKING:
     from fastchat.api.application import Api
@@ -65,6 +67,7 @@ __all__ = [
     "open_api_keys",
     "open_authenticator",
     "open_tls",
+    "use_hooks",
 ]
 
 
@@ -90,6 +93,7 @@ class WorkerComponents:
     sessions: Sessions
     context: Context
     handshakes: HandshakeLimiter
+    hooks: Hooks
     server: HttpServer
     api_keys: ApiKeys | None
     api: Api | None
@@ -142,7 +146,10 @@ def open_tls(settings: Settings) -> Tls | None:
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """The objects that do not depend on how the process reaches the rooms."""
+    """The objects that do not depend on how the process reaches the rooms.
+
+    `config` is what the file of the settings says about webhooks and hooks.
+    """
 
     settings: Settings
     timings: WorkerTimings
@@ -157,6 +164,7 @@ class Base:
     sessions: Sessions
     hub: Hub
     admission: Admission
+    config: Config
 
 
 def build_base(
@@ -168,6 +176,7 @@ def build_base(
     transfers: int | None = None,
     incoming_files: IncomingFiles | None = None,
 ) -> Base:
+    config = read_config(settings.config_file)
     authenticator = open_authenticator(settings)
     tls = open_tls(settings)
     api_keys = open_api_keys(settings)
@@ -210,6 +219,7 @@ def build_base(
         sessions=sessions,
         hub=hub,
         admission=admission,
+        config=config,
     )
 
 
@@ -253,6 +263,8 @@ def build_worker(
         incoming_files=base.incoming_files,
         max_chunk_bytes=settings.max_message_bytes,
     )
+    hooks = Hooks(base.metrics)
+    use_hooks(base.config, hooks, chat)
     broker.open(delivery=delivery, receiver=chat)
     clock = asyncio.get_running_loop().time
     context = _build_context(base, chat, clock)
@@ -274,6 +286,7 @@ def build_worker(
         sessions=base.sessions,
         context=context,
         handshakes=handshakes,
+        hooks=hooks,
         server=_build_page_server(base, listener, http_context, readers, page_api),
         api_keys=base.api_keys,
         api=None if api is None else api.api,
@@ -288,6 +301,12 @@ def build_worker(
 def _no_name(room: str, name: str) -> bool:
     """No name is reserved: there are no keys."""
     return False
+
+
+def use_hooks(config: Config, hooks: Hooks, chat: Chat) -> None:
+    """Have the chat ask the hooks of a configuration from now on."""
+    hooks.use(config)
+    chat.use_hooks(hooks.before_publish, hooks.before_join)
 
 
 def _build_context(base: Base, chat: Chat, clock: Callable[[], float]) -> Context:
