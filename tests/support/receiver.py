@@ -63,6 +63,8 @@ class Receiver:
 
     def __init__(self, answer: Answer = ok, port: int = 0) -> None:
         self.answer = answer
+        #: Is called first for each connection, if there is one.
+        self.on_connect: Callable[[socket.socket], object] | None = None
         self.requests: list[Request] = []
         self.connections = 0
         self._open: set[socket.socket] = set()
@@ -108,6 +110,9 @@ class Receiver:
     def _serve(self, connection: socket.socket) -> None:
         with connection, contextlib.suppress(OSError, EOFError):
             unread = b""
+            if self.on_connect is not None:
+                self.on_connect(connection)
+                return
             while True:
                 request, unread = _read(connection, unread)
                 self.requests.append(request)

@@ -6,7 +6,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
 import uvloop
@@ -79,6 +79,7 @@ class Server:
         self.metrics = built.worker.metrics
         self.http = built.worker.server
         self.hooks = built.worker.hooks
+        self.webhooks = built.webhooks
         self._worker = Worker(built.worker)
         await self._worker.serve(self)
 
@@ -91,7 +92,9 @@ class Server:
         """Do nothing: there is no supervisor to report to."""
 
     async def end(self) -> None:
-        """Do nothing: nothing was started."""
+        """Stop what was started with the server."""
+        if self.webhooks is not None:
+            await self.webhooks.close()
 
     def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """Call a function in the server's loop; returns its result."""
@@ -109,6 +112,11 @@ class Server:
     def reload(self) -> None:
         """Read certificates and keys again, as at SIGHUP; for `call`."""
         self._worker.reload()
+
+    def await_(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Run a coroutine in the server's loop; returns its result."""
+        future = asyncio.run_coroutine_threadsafe(work, self.loop)
+        return future.result(10 * TIMEOUT_UNIT_S)
 
     def connections(self) -> list[HttpProtocol]:
         """The HTTP connections that are not upgraded."""

@@ -114,7 +114,7 @@ LIBRARIES = {
         *("webhooks",),
     },
     "imagesize": {"files.media"},
-    "apsw": {"database", "files", "history"},
+    "apsw": {"database", "files", "history", "webhooks"},
     "asyncpg": {"ledger"},
     "fastchat_client": {"cli.tail"},
     "aiohttp": {"webhooks.sending"},

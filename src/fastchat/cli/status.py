@@ -65,9 +65,9 @@ def table(earlier: _Parts, later: _Parts, seconds: float) -> str:
     """Return a table that compares two snapshots of a server, taken `seconds` apart.
 
     The first line is about the server. A sentence follows if it cannot store messages, or one for
-    each of several ledgers that it cannot use. If several machines share an engine, lines about
-    them follow. Each further line is about a part, that is, a process. Rates and times are those
-    between the snapshots. An unknown value is `-`.
+    each of several ledgers that it cannot use. If there are webhooks, or if several machines share
+    an engine, lines about them follow. Each further line is about a part, that is, a process. Rates
+    and times are those between the snapshots. An unknown value is `-`.
     """
     is_failing = any(part.get("history_writable") == 0 for part in later.values())
     pairs = {name: (_earlier_of(earlier.get(name, {}), now), now) for name, now in later.items()}
@@ -76,6 +76,7 @@ def table(earlier: _Parts, later: _Parts, seconds: float) -> str:
             *_aligned([_SERVER_TITLES, _server_cells(pairs)], 0),
             *([_FAILING] if is_failing else ()),
             *_ledger_lines(_head(pairs)[1]),
+            *_webhook_lines(_head(pairs)[1]),
             *_machine_lines(*_head(pairs)),
             "",
             *_aligned(
@@ -110,6 +111,7 @@ _MACHINE_TITLES = (
     *("machine", "version", "heard", "clients", "rooms"),
     *("published/s", "delivered/s", "commit"),
 )
+_WEBHOOK_TITLES = ("webhook", "delivered", "failed", "given up", "behind", "for")
 _FAILING = "Messages cannot be stored at the moment; the log says why."
 _PART_TITLES = ("part", "pid", "uptime", "clients", "loop p99", "relay p99", "cpu", "memory")
 
@@ -135,6 +137,23 @@ def _machine_lines(before: Mapping[str, Any], head: Mapping[str, Any]) -> list[s
     earlier = {each["machine"]: each for each in before.get("machine_reports", ())}
     cells = [_machine_cells(earlier.get(each["machine"], {}), each) for each in reports]
     return ["", *_aligned([_MACHINE_TITLES, *cells], 2)]
+
+
+def _webhook_lines(head: Mapping[str, Any]) -> list[str]:
+    """A table of the webhooks; empty if there is none."""
+    names = head.get("webhook_behind")
+    if not names:
+        return []
+    keys = ("webhook_delivered", "webhook_failed", "webhook_given_up", "webhook_behind")
+    cells = [
+        [
+            name + (" (ended)" if head["webhook_ended"][name] else ""),
+            *(_number(head[key][name]) for key in keys),
+            _duration(head["webhook_behind_s"][name]),
+        ]
+        for name in names
+    ]
+    return ["", *_aligned([_WEBHOOK_TITLES, *cells], 1)]
 
 
 def _machine_cells(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

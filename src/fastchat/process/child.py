@@ -240,8 +240,7 @@ def _spawn(
     for flag, listener in listeners.items():
         passed.append(listener.fileno())
         arguments += [flag, str(listener.fileno())]
-    # The child inherits the mask: a SIGHUP waits until the child can read its files again, and
-    # never reaches the relay, which has no files to read.
+    # The child inherits the mask: a SIGHUP waits until the child can read its files again.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
         return subprocess.Popen(  # noqa: S603 our own command

@@ -11,6 +11,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,10 +25,14 @@ from fastchat.metrics import watch_lag
 from fastchat.ops.machines import report_of
 from fastchat.process.assembly.relay import build_relay
 from fastchat.process.assembly.storage import open_history
+from fastchat.process.assembly.webhooks import use_again
 from fastchat.process.channel import Channel
+from fastchat.process.signals import on_hang_up
 from fastchat.process.timings import RelayTimings
 from fastchat.process.waiting import wait_first
 from fastchat.settings import Settings
+from fastchat.webhooks.config import read_again
+from fastchat.webhooks.outgoing import Webhooks
 
 if TYPE_CHECKING:
     from fastchat.process.assembly.engine import EngineRooms
@@ -96,6 +101,7 @@ async def _serve(
     relay, retention = components.relay, components.retention
     asked, orphaned = asyncio.Event(), asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, asked.set)
+    on_hang_up(loop, partial(_reload, settings, components.webhooks), asked.set)
     channel.open(loop, orphaned.set)
     shared = components.shared
     if shared is not None:
@@ -134,11 +140,19 @@ async def _serve(
     await wait_first(orphaned.wait(), relay.deserted(), timeout_s=timings.workers_stop_s)
     async with contextlib.AsyncExitStack() as ends:  # if one fails, the others still run
         ends.push_async_callback(relay.close)
+        if components.webhooks is not None:
+            ends.push_async_callback(components.webhooks.close)
         if retention is not None:
             ends.callback(retention.stop)
         for task in tasks:
             task.cancel()
     return 0
+
+
+def _reload(settings: Settings, webhooks: Webhooks | None) -> None:
+    """Read the file of the settings again, which can have other webhooks."""
+    if settings.config_file:
+        use_again(webhooks, read_again(settings.config_file))
 
 
 async def _tick_forever(

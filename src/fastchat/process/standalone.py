@@ -22,6 +22,7 @@ from fastchat.ops.status import StatusServer
 from fastchat.process.announcing import announce
 from fastchat.process.assembly.standalone import StandaloneComponents, build_standalone
 from fastchat.process.assembly.storage import open_history
+from fastchat.process.assembly.webhooks import use_again
 from fastchat.process.signals import on_hang_up, on_stop_signals
 from fastchat.process.timings import WorkerTimings
 from fastchat.process.worker import Worker
@@ -109,7 +110,7 @@ class Standalone:
             # Nothing is at stake before it is open, so signals simply end the process.
             await open_shared_rooms(self._settings, self._components.shared)
         loop = asyncio.get_running_loop()
-        on_hang_up(loop, self._worker.reload, self._worker.drain)
+        on_hang_up(loop, self._reload, self._worker.drain)
         on_stop_signals(loop, self._worker.drain, _end_at_once)
         # With several processes it asks for a rolling restart. By default it would end this one.
         loop.add_signal_handler(
@@ -139,8 +140,13 @@ class Standalone:
                 ends.push_async_callback(self._admin.close)
             ends.callback(self._status.close)
             ends.push_async_callback(self._components.rooms.close)
+            if self._components.webhooks is not None:
+                ends.push_async_callback(self._components.webhooks.close)
             if self._components.retention is not None:
                 ends.callback(self._components.retention.stop)
+
+    def _reload(self) -> None:
+        use_again(self._components.webhooks, self._worker.reload())
 
     async def _serve_admin(self, listener: socket.socket) -> Admin:
         # Imported here: it takes 15 ms and 1 MB, and only a server with an admin port needs it.
@@ -158,12 +164,14 @@ class Standalone:
 
     def _report(self) -> dict[str, Any]:
         rooms, shared = self._components.rooms, self._components.shared
+        webhooks = self._components.webhooks
         occupancy = rooms.occupancy
         return self._worker.snapshot(
             users=occupancy.users,
             spectators=occupancy.spectators,
             history_writable=int(rooms.fault is None),
             **({} if shared is None else shared.gauges()),
+            **({} if webhooks is None else webhooks.gauges()),
         )
 
     async def _parts(self) -> dict[str, dict[str, Any]]:

@@ -243,8 +243,8 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGCHLD, self._poll)
 
     def _reload(self) -> None:
-        """Have the workers read certificates and keys again; a new worker reads them anyway."""
-        for child in self._children - {self._relay.child}:
+        """Have all processes read their files again; a new one reads them anyway."""
+        for child in self._children:
             child.signal(signal.SIGHUP)
 
     def _kill_all(self) -> None:

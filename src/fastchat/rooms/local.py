@@ -24,7 +24,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from fastchat import protocol
 from fastchat.errors import CommandError
@@ -32,7 +32,7 @@ from fastchat.history import Duplicate, History, Outcome
 from fastchat.history.users import UserIds
 from fastchat.limits.rooms import RoomLimits
 from fastchat.metrics import Metrics
-from fastchat.protocol import Change, Draft, Message
+from fastchat.protocol import Change, Draft, Message, Publication
 from fastchat.protocol.names import DEFAULT_ROOM, name_key
 from fastchat.protocol.users import subject_of
 from fastchat.rooms import Entrance, Entry, Member, Occupancy, Removal
@@ -47,6 +47,7 @@ from fastchat.rooms.restoring import Restoring, Returning
 from fastchat.rooms.rules import RoomRules
 from fastchat.rooms.storage import Storage
 from fastchat.rooms.subscribers import MAX_RUN, Subscriber, deliver_run
+from fastchat.rooms.watching import Watcher
 
 __all__ = ["LocalRooms"]
 
@@ -102,6 +103,7 @@ class LocalRooms:
         self._senders: list[tuple[Subscriber, Any]] = []
         self._is_scheduled = False
         self._rules = RoomRules(clock)
+        self._watcher: Watcher | None = None
         self.pages = StoragePages(self._storage)
         self.administration = LocalAdministration(
             self._members, self._storage, self._removals, commit=self.commit, clock=clock
@@ -120,6 +122,10 @@ class LocalRooms:
     def is_away(self) -> bool:
         """Whether the history is not in its directory. Then nothing in there may be changed."""
         return self._storage.is_away
+
+    def watch(self, watcher: Watcher | None) -> None:
+        """Report what happens in all rooms to a watcher, or to none; see `Rooms.watch`."""
+        self._watcher = self._members.watcher = watcher
 
     # Publishing
 
@@ -185,6 +191,10 @@ class LocalRooms:
                 subscriber.answer(draft_key, refusal)
         else:
             self._deliver(senders, outcomes)
+            if self._watcher is not None:
+                heads = {each.room: each.offset for each in outcomes if _is_new(each)}
+                for name, head in heads.items():
+                    self._watcher.published(name, head)
         for name in {draft.room for draft in drafts}:
             if (room := self._rooms.get(name)) is not None:
                 told.update(room.subscribers)
@@ -362,6 +372,10 @@ class LocalRooms:
     async def close(self) -> None:
         """Store and deliver all that was published, because the process ends."""
         self.commit()
+
+
+def _is_new(outcome: Outcome) -> TypeGuard[Publication]:
+    return isinstance(outcome, (Message, Change))
 
 
 def _find(room: Room, id: str | None, username: str | None) -> Member | None:

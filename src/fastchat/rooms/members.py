@@ -12,6 +12,7 @@ from fastchat.rooms import Member, Occupancy
 from fastchat.rooms.presence import Roster, User
 from fastchat.rooms.refusals import name_taken
 from fastchat.rooms.subscribers import PresenceChange, Subscriber
+from fastchat.rooms.watching import Watcher
 
 __all__ = ["GRACE_TICKS", "MAX_LISTED_USERS", "Members", "Room"]
 
@@ -93,6 +94,8 @@ class Members:
         #: Rooms with a number that has changed since the last tick, and was not announced.
         self._changed: dict[str, None] = {}
         self._ticks = 0
+        #: Is told of everybody who comes and goes, unless it is None.
+        self.watcher: Watcher | None = None
 
     @property
     def occupancy(self) -> Occupancy:
@@ -294,12 +297,15 @@ class Members:
 
     def _announce(self, name: str, user: User, *, came: bool) -> None:
         room = self.rooms[name]
+        change = PresenceChange(came, user.member)
+        if self.watcher is not None:
+            payload = self._event(name, change, len(room.roster))
+            self.watcher.announced("join" if came else "leave", name, payload)
         if room.is_crowd:
             self._changed[name] = None
         elif len(room.roster) > MAX_LISTED_USERS:
             self.begin_crowd(name)
         else:
-            change = PresenceChange(came, user.member)
             self._tell_all(room, name, self._event(name, change, len(room.roster)), change)
 
     def _tell_list(self, name: str, room: Room, subscribers: Iterable[Subscriber]) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastchat.brokers.relay.server import Relay
 from fastchat.files.retention import Retention
@@ -12,8 +13,11 @@ from fastchat.history import History
 from fastchat.metrics import Metrics
 from fastchat.process.assembly.limits import connection_count_of
 from fastchat.process.assembly.storage import build_rooms, open_retention
+from fastchat.process.assembly.webhooks import build_webhooks, refuse_webhooks
 from fastchat.rooms.contract import Rooms
 from fastchat.settings import Settings
+from fastchat.webhooks.config import read_config
+from fastchat.webhooks.outgoing import Webhooks
 
 if TYPE_CHECKING:
     from fastchat.process.assembly.engine import EngineRooms
@@ -25,13 +29,15 @@ __all__ = ["RelayComponents", "build_relay"]
 class RelayComponents:
     """The objects of the relay's process. Each lives as long as the process.
 
-    `shared` are the rooms if other machines have them too; otherwise it is None.
+    `shared` are the rooms if other machines have them too; otherwise it is None, and there are
+    `webhooks`.
     """
 
     metrics: Metrics
     relay: Relay
     shared: EngineRooms | None
     retention: Retention | None
+    webhooks: Webhooks | None
 
 
 def build_relay(
@@ -45,14 +51,21 @@ def build_relay(
     metrics = Metrics()
     retention: Retention | None = None
     shared: EngineRooms | None = None
+    webhooks: Webhooks | None = None
+    gauges: list[Callable[[], Mapping[str, Any]]] = []
+    config = read_config(settings.config_file)
     rooms: Rooms
     if history is None:
         from fastchat.process.assembly.engine import build_shared_rooms  # as in `build_standalone`
 
+        refuse_webhooks(config)
         rooms = shared = build_shared_rooms(settings, metrics)
+        gauges.append(shared.gauges)
     else:
-        rooms = build_rooms(settings, history, metrics)
+        rooms = local = build_rooms(settings, history, metrics)
         retention = open_retention(settings, metrics, history, create=not again)
+        webhooks = build_webhooks(settings, local, config)
+        gauges.append(webhooks.gauges)
     return RelayComponents(
         metrics=metrics,
         relay=Relay(
@@ -61,8 +74,9 @@ def build_relay(
             metrics,
             workers=workers,
             connection_count=connection_count_of(settings),
-            gauges=None if shared is None else shared.gauges,
+            gauges=lambda: {key: value for each in gauges for key, value in each().items()},
         ),
         shared=shared,
         retention=retention,
+        webhooks=webhooks,
     )

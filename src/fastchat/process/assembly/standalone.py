@@ -12,11 +12,14 @@ from fastchat.files.retention import Retention
 from fastchat.history import History
 from fastchat.metrics import Metrics
 from fastchat.process.assembly.storage import build_rooms, open_retention
+from fastchat.process.assembly.webhooks import build_webhooks, refuse_webhooks
 from fastchat.process.assembly.worker import WorkerComponents, build_base, build_worker
 from fastchat.process.timings import WorkerTimings
 from fastchat.rooms.contract import Rooms
+from fastchat.rooms.local import LocalRooms
 from fastchat.settings import Settings
 from fastchat.web.capacity import Capacity
+from fastchat.webhooks.outgoing import Webhooks
 
 if TYPE_CHECKING:
     from fastchat.process.assembly.engine import EngineRooms
@@ -28,13 +31,15 @@ __all__ = ["StandaloneComponents", "build_standalone"]
 class StandaloneComponents:
     """The objects of the only process: those of a worker, the rooms, and the files' retention.
 
-    `shared` are the rooms if other machines have them too; otherwise it is None.
+    `shared` are the rooms if other machines have them too; otherwise it is None, and there are
+    `webhooks`.
     """
 
     worker: WorkerComponents
     rooms: Rooms
     shared: EngineRooms | None
     retention: Retention | None
+    webhooks: Webhooks | None
 
 
 def build_standalone(
@@ -60,6 +65,7 @@ def build_standalone(
     metrics = Metrics()
     retention: Retention | None = None
     shared: EngineRooms | None = None
+    local: LocalRooms | None = None
     rooms: Rooms
     if history is None:
         from fastchat.process.assembly import engine  # here, because most servers have none
@@ -68,8 +74,13 @@ def build_standalone(
         reserved += engine.CONNECTIONS * len(settings.engine)
     else:
         retention = open_retention(settings, metrics, history)
-        rooms = build_rooms(settings, history, metrics, grace_ticks=timings.grace_ticks)
+        rooms = local = build_rooms(settings, history, metrics, grace_ticks=timings.grace_ticks)
     base = build_base(settings, timings, metrics, reserved, capacity, transfers, incoming_files)
+    webhooks = None
+    if local is not None:
+        webhooks = build_webhooks(settings, local, base.config)
+    else:
+        refuse_webhooks(base.config)
     broker = MemoryBroker(rooms, base.sessions.send_away)
     worker = build_worker(
         base,
@@ -80,4 +91,6 @@ def build_standalone(
         administration=rooms.administration,
         api_listener=api_listener,
     )
-    return StandaloneComponents(worker=worker, rooms=rooms, shared=shared, retention=retention)
+    return StandaloneComponents(
+        worker=worker, rooms=rooms, shared=shared, retention=retention, webhooks=webhooks
+    )

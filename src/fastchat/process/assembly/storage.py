@@ -28,7 +28,6 @@ from fastchat.history.sqlite import SqliteHistory
 from fastchat.history.users import UserIds
 from fastchat.metrics import Metrics
 from fastchat.process.assembly.limits import room_limits_of
-from fastchat.rooms.contract import Rooms
 from fastchat.rooms.local import LocalRooms
 from fastchat.rooms.members import GRACE_TICKS
 from fastchat.rooms.removals import FILE_NAME as REMOVALS_NAME
@@ -55,7 +54,7 @@ def build_rooms(
     metrics: Metrics,
     *,
     grace_ticks: int = GRACE_TICKS,
-) -> Rooms:
+) -> LocalRooms:
     """Build the rooms, in the running loop.
 
     Removals are kept in a file if there is a directory for it: if the history is on disk, or if
