@@ -87,7 +87,7 @@ soak: $(VENV)/test.stamp postgresql iproute2
 	SOAK_PART_KILLS=100 SOAK_PART_FREEZES=10 SOAK_ROLLS=5 \
 	SOAK_DATABASE_CRASHES=20 SOAK_DATABASE_KILLS=10 SOAK_DATABASE_RESTORES=3 \
 	SOAK_MACHINE_CLIENTS=300 SOAK_MACHINE_ROOMS=20 SOAK_MACHINE_FAULTS=100 SOAK_LOSSY_FAULTS=20 \
-	SOAK_SPREAD_FAULTS=20 SOAK_REPEATS=20 \
+	SOAK_SPREAD_FAULTS=20 SOAK_WEBHOOK_KILLS=20 SOAK_WEBHOOK_CLIENTS=60 SOAK_REPEATS=20 \
 	$(BIN)/python -m pytest -s tests/adversity tests/ledger/test_identity.py tests/ledger/test_survival.py \
 	  tests/cluster/test_faults.py tests/cluster/test_leaks.py tests/cluster/test_queue.py $(ARGS)
 
