@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from fastchat.errors import SettingError
+from fastchat.errors import CommandError, SettingError
+from fastchat.protocol.names import check_room
 from fastchat.webhooks.addresses import is_address, is_private_name, is_public
 
 __all__ = [
@@ -154,9 +155,19 @@ def parse_config(content: Mapping[str, Any], source: str) -> Config:
     return Config(tuple(webhooks.values()), hooks.get(BEFORE_PUBLISH), hooks.get(BEFORE_JOIN))
 
 
-def rooms_matching(patterns: Sequence[str]) -> re.Pattern[str]:
-    """The rooms that one of the patterns names; * stands for any characters."""
-    parts = (".*".join(map(re.escape, pattern.split("*"))) for pattern in patterns)
+def _rooms(table: _Table) -> re.Pattern[str]:
+    """What matches the names of a webhook's rooms."""
+    parts = []
+    for text in table.texts("rooms", ("*",)):
+        beginning = text.removesuffix("*")
+        try:
+            name = check_room(beginning) if beginning else ""
+        except CommandError:
+            raise SettingError(
+                f"{table.source}: {text[:80]!r} in `rooms` is neither the name of a room nor the "
+                "beginning of names followed by *."
+            ) from None
+        parts.append(re.escape(name) + (".*" if beginning != text else ""))
     return re.compile("|".join(parts), re.DOTALL)
 
 
@@ -227,8 +238,7 @@ def _webhook(table: _Table) -> Webhook:
             raise SettingError(
                 f"{table.source}: there is no event {event!r}; the events are {', '.join(EVENTS)}."
             )
-    rooms = table.texts("rooms", ("*",))
-    return Webhook(name, target, frozenset(events), rooms_matching(rooms))
+    return Webhook(name, target, frozenset(events), _rooms(table))
 
 
 def _hook(table: _Table, *, refuses: bool) -> Hook:

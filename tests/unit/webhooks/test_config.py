@@ -43,11 +43,11 @@ def test_webhook_has_defaults(tmp_path: Path) -> None:
 
 
 def test_webhook_can_have_everything(tmp_path: Path) -> None:
-    """A star in the name of a room stands for any characters, and nothing else has a meaning."""
+    """A star at the end of a room's name stands for any characters."""
     text = WEBHOOK + 'name = "shop"\nevents = ["message", "join"]\nrooms = ["order-*", "a.b"]\n'
     (webhook,) = config(tmp_path, text).webhooks
     assert (webhook.name, webhook.events) == ("shop", {"message", "join"})
-    rooms = ["order-1", "order-", "my-order-1", "a.b", "axb", "a.bc", "order-\n"]
+    rooms = ["order-1", "order-", "my-order-1", "a.b", "axb", "a.bc", "order-é"]
     assert [bool(webhook.rooms.fullmatch(room)) for room in rooms] == [
         *(True, True, False, True, False, False, True)
     ]
@@ -128,6 +128,8 @@ def test_http_is_for_private_hosts(tmp_path: Path, url: str, is_fine: bool) -> N
         (WEBHOOK + WEBHOOK, "give one another `name`"),
         (WEBHOOK + "rooms = []", "`rooms` must be an array of strings"),
         (WEBHOOK + 'rooms = "*"', "`rooms` must be an array of strings"),
+        (WEBHOOK + 'rooms = ["*-order"]', "'*-order' in `rooms` is neither the name of a room"),
+        (WEBHOOK + 'rooms = ["Order-1"]', "'Order-1' in `rooms` is neither the name of a room"),
         (WEBHOOK + 'events = ["typing"]', "there is no event 'typing'; the events are message,"),
         (WEBHOOK + 'name = "A b"', "`name` must be 1 to 63"),
         (WEBHOOK + "secret = 'x'", "there is no key 'secret'; the keys are url, events,"),
