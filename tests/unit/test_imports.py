@@ -252,5 +252,6 @@ def test_one_process_starts_without_what_it_may_never_need() -> None:
     ).stdout.split()
     assert "fastchat.process.assembly.standalone" in printed
     assert "prometheus_client" not in printed
+    assert "aiohttp" not in printed
     relay = {name for name in printed if name.startswith("fastchat.brokers.relay.")}
     assert relay == {"fastchat.brokers.relay.listener", "fastchat.brokers.relay.wire"}

@@ -14,7 +14,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import orjson
 
@@ -30,9 +30,7 @@ from fastchat.webhooks.answers import (
     parse_publish,
 )
 from fastchat.webhooks.config import BEFORE_JOIN, BEFORE_PUBLISH, Config, Hook
-
-if TYPE_CHECKING:
-    from fastchat.webhooks.sending import Sender
+from fastchat.webhooks.outcome import NotDeliveredError
 
 __all__ = ["Ask", "Breaker", "Hooks"]
 
@@ -100,7 +98,7 @@ class Breaker:
 
 
 class Ask(Generic[Answer]):
-    """One hook. A call asks; it must be made in the loop in which the object was built.
+    """One hook. A call asks. It must be built and called in one running loop.
 
     Returns what the service says. Without a valid answer, it returns `allowed`, or raises
     CommandError `unavailable` if the hook refuses then. Raises nothing else.
@@ -122,7 +120,10 @@ class Ask(Generic[Answer]):
         self._counts = counts
         self._metrics = metrics
         self.breaker = Breaker(name, time.monotonic)
-        self._sender: Sender | None = None
+        # Imported here: it takes 0.3 s, and most servers have no hook.
+        from fastchat.webhooks.sending import Sender
+
+        self._sender = Sender(hook.target, connections=MAX_QUESTIONS)
         self._questions = 0
         self._closed = False
 
@@ -141,23 +142,18 @@ class Ask(Generic[Answer]):
         finally:
             self._questions -= 1
             self._metrics.hook_s.observe(time.perf_counter() - begun)
-            if self._closed:
-                await self._end()
+            if self._closed and not self._questions:
+                await self._sender.close()
         self.breaker.succeed()
         self._counts[_outcome(answer)] += 1
         return answer
 
     async def _ask(self, body: bytes) -> Answer | Refuse | Disconnect:
-        # Imported here: it takes 0.3 s, and most servers have no hook.
-        from fastchat.webhooks.sending import NotDelivered, Sender
-
-        if self._sender is None:
-            self._sender = Sender(self.hook.target, connections=MAX_QUESTIONS)
         try:
             answer = await self._sender.post(
                 f"ask_{secrets.token_hex(12)}", body, timeout_s=self.hook.timeout_s
             )
-        except NotDelivered as error:
+        except NotDeliveredError as error:
             raise BadAnswer(str(error)) from None
         if answer.status != 200:
             raise BadAnswer(f"it answered with status {answer.status}")
@@ -179,12 +175,7 @@ class Ask(Generic[Answer]):
         """Close the connections, once the questions under way have been answered."""
         self._closed = True
         if not self._questions:
-            await self._end()
-
-    async def _end(self) -> None:
-        if not self._questions and self._sender is not None:
-            sender, self._sender = self._sender, None
-            await sender.close()
+            await self._sender.close()
 
 
 class Hooks:

@@ -29,7 +29,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import apsw
 import orjson
@@ -39,9 +39,7 @@ from fastchat.protocol import Position
 from fastchat.rooms.administration import MAX_LISTED_ROOMS, StoredRoom
 from fastchat.webhooks.config import LIVE_EVENTS, Webhook
 from fastchat.webhooks.cursors import Cursor, Cursors
-
-if TYPE_CHECKING:
-    from fastchat.webhooks.sending import Answer, Sender
+from fastchat.webhooks.outcome import Answer, NotDeliveredError
 
 __all__ = ["Delivery", "Log"]
 
@@ -146,7 +144,10 @@ class Delivery:
         self._paused: asyncio.TimerHandle | None = None  # as the receiver has asked
         self._is_started = False
         self._is_sending_live = False
-        self._sender: Sender | None = None
+        # Imported here: it takes 0.3 s, and most servers have no webhook.
+        from fastchat.webhooks.sending import Sender
+
+        self._sender = Sender(webhook.target, connections=MAX_ROOMS + 1)
         self._is_closed = False
 
     def start(self) -> None:
@@ -206,8 +207,7 @@ class Delivery:
                 task.cancel()
             if late:
                 await asyncio.wait(late)
-        if self._sender is not None:
-            await self._sender.close()
+        await self._sender.close()
 
     # The line of rooms
 
@@ -433,14 +433,9 @@ class Delivery:
         raise _Failed(f"it answered with status {answer.status}")
 
     async def _ask(self, id: str, body: bytes) -> Answer:
-        # Imported here: it takes 0.3 s, and most servers have no webhook.
-        from fastchat.webhooks.sending import NotDelivered, Sender
-
-        if self._sender is None:
-            self._sender = Sender(self.webhook.target, connections=MAX_ROOMS + 1)
         try:
             return await self._sender.post(id, body, timeout_s=TIMEOUT_S)
-        except NotDelivered as error:
+        except NotDeliveredError as error:
             raise _Failed(str(error)) from None
 
     def _pause(self, seconds: float) -> None:

@@ -15,16 +15,17 @@ import socket
 import time
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 import aiohttp
 
 from fastchat._version import __version__
 from fastchat.webhooks.addresses import is_public
 from fastchat.webhooks.config import Target
+from fastchat.webhooks.outcome import Answer, NotDeliveredError
 from fastchat.webhooks.signing import signed
 
-__all__ = ["Answer", "NotDelivered", "Sender"]
+__all__ = ["Sender"]
 
 #: An answer of a hook has a text of at most 4,000 characters, which take up to 24 kB in JSON.
 MAX_ANSWER_BYTES = 64 * 1024
@@ -35,18 +36,6 @@ CONNECT_TIMEOUT_S = 5.0
 #: is rarely they who close it, which can lose a request.
 KEEP_ALIVE_S = 4.0
 PRIVATE = "its name leads to a private address; if that is right, set `allow-private`"
-
-
-class NotDelivered(Exception):
-    """A request had no complete answer. The message says why, without the address's path."""
-
-
-class Answer(NamedTuple):
-    """An answer; `body` is None if it was too long. `retry_after_s` is what its header asks for."""
-
-    status: int
-    body: bytes | None
-    retry_after_s: float | None
 
 
 class Sender:
@@ -82,8 +71,8 @@ class Sender:
     async def post(self, id: str, body: bytes, *, timeout_s: float) -> Answer:
         """Send a request, and return the answer, whatever its status.
 
-        Raises NotDelivered if there was none within `timeout_s` seconds. The service can have had
-        the request nevertheless.
+        Raises NotDeliveredError if there was none within `timeout_s` seconds. The service can have
+        had the request nevertheless.
         """
         headers = signed(id, int(self._clock()), body, self._target.secrets)
         try:
@@ -94,7 +83,7 @@ class Sender:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             why = _reason(error)
         # Raised here, because the library's errors have the whole address in them.
-        raise NotDelivered(why)
+        raise NotDeliveredError(why)
 
     async def _post(self, body: bytes, headers: dict[str, str]) -> Answer:
         try:

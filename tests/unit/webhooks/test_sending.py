@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from fastchat.webhooks.config import Target
-from fastchat.webhooks.sending import MAX_ANSWER_BYTES, PRIVATE, Answer, NotDelivered, Sender
+from fastchat.webhooks.outcome import Answer, NotDeliveredError
+from fastchat.webhooks.sending import MAX_ANSWER_BYTES, PRIVATE, Sender
 from support.receiver import Request, receiving, respond
 
 NOW_S = 1_700_000_000.0
@@ -40,7 +41,7 @@ def test_public_name_of_a_private_address_gets_no_connection(
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     with receiving() as receiver:
         url = f"https://rebound.example:{receiver.port}/secret"
-        with pytest.raises(NotDelivered) as raised:
+        with pytest.raises(NotDeliveredError) as raised:
             post(url, may_be_private=False)
         assert str(raised.value) == PRIVATE
         assert receiver.connections == 0
@@ -113,7 +114,7 @@ def test_errors_do_not_name_the_address() -> None:
     """The address of a webhook can be a secret."""
     with receiving() as receiver:
         port = receiver.port
-    with pytest.raises(NotDelivered) as raised:
+    with pytest.raises(NotDeliveredError) as raised:
         post(f"http://127.0.0.1:{port}/secret")
     assert str(raised.value) == "no connection (ClientConnectorError)"
     assert raised.value.__cause__ is raised.value.__context__ is None
