@@ -114,13 +114,14 @@ class EventHandlers:
         follower = Follower(beginnings)
         key.streams += 1
         try:
+            self._watcher.seek(follower)
+            for room in positions:
+                self._watcher.follow(room, follower)
+            await self._watcher.prepare(positions)
             ready = orjson.dumps({"type": "ready", "rooms": list(positions)})
             yield b"retry: %d\n" % RECONNECT_MS + _event(b"ready", ready, positions)
             for room in gaps:
                 yield _gap(room, positions)
-            self._watcher.seek(follower)
-            for room in positions:
-                self._watcher.follow(room, follower)
             sent_s = discovered_s = monotonic()
             while self._keys.is_active(key):
                 due_s = sent_s + HEARTBEAT_S

@@ -16,9 +16,10 @@ leaves in a room with many users.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from fastchat.brokers import Delivery
 from fastchat.chat.operations import Operations
@@ -102,6 +103,14 @@ class Watcher:
         follower.wake(room)
         if self._polling is None:
             self._polling = asyncio.get_running_loop().create_task(self._poll_forever())
+
+    async def prepare(self, rooms: Iterable[str]) -> None:
+        """Learn who is in rooms that are followed, so that nobody who comes later is missed."""
+        for name in rooms:
+            room = self._rooms[name]
+            if room.users is None:
+                with contextlib.suppress(CommandError):  # the rooms cannot be reached for a while
+                    await self._poll_users(name, room)
 
     def seek(self, follower: Follower) -> None:
         """Wake a follower also when something happens in a room with one of its beginnings."""
