@@ -108,10 +108,10 @@ def test_revoked_key_gets_the_answer_of_an_unknown_one(place: Place) -> None:
 
 def test_budget_of_a_key(place: Place) -> None:
     """A key that has used its budget is told when to come back; others are not affected."""
-    with closing(place.client(ApiRight.READ, rate=2)) as client:
-        replies = [client("GET", "/rooms") for _ in range(4)]
-        last = replies[-1]
-        assert [reply.status for reply in replies[:2]] == [200, 200]
+    with closing(place.client(ApiRight.READ, rate=1)) as client:
+        assert client("GET", "/rooms").status == 200
+        replies = (client("GET", "/rooms") for _ in range(100))
+        last = next(reply for reply in replies if reply.status != 200)
         assert (last.status, last.json["code"]) == (429, "rate_limited")
         assert 0 < last.json["retry_after_ms"] <= 1000
         assert last.headers["retry-after"] == "1"
@@ -120,12 +120,12 @@ def test_budget_of_a_key(place: Place) -> None:
 
 def test_publishing_to_many_rooms_costs_the_budget(place: Place) -> None:
     """A request that publishes to many rooms costs as much as so many requests."""
-    with closing(place.client(ApiRight.PUBLISH, rate=5)) as client:
+    with closing(place.client(ApiRight.PUBLISH, rate=1)) as client:
         rooms = [place.room() for _ in range(10)]
         assert client("POST", "/messages", {"rooms": rooms, "text": "x"}).status == 200
         refused = client("POST", f"/rooms/{rooms[0]}/messages", {"text": "x"})
         assert refused.status == 429
-        assert refused.json["retry_after_ms"] > 500
+        assert refused.json["retry_after_ms"] > 1000
 
 
 def test_name_of_a_key_is_reserved(place: Place) -> None:
