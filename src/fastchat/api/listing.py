@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 
 from fastchat.api.keys import ActiveKey
 from fastchat.chat.operations import Operations
-from fastchat.rooms.administration import MAX_LISTED_ROOMS, StoredRoom
+from fastchat.rooms.administration import StoredRoom
 
 __all__ = ["ListedRooms"]
+
+#: Rooms that are looked up at once. Each takes some 50 µs, in which a single process does nothing
+#: else.
+AT_ONCE = 50
 
 
 class ListedRooms:
@@ -33,12 +38,13 @@ class ListedRooms:
                 continue
             longer, last = max(beginning, prefix, key=len), after
             while len(found) < limit:
-                wanted = min(limit - len(found), MAX_LISTED_ROOMS)
+                wanted = min(limit - len(found), AT_ONCE)
                 rooms = await self._operations.rooms(longer, last, wanted)
                 found += rooms
                 if len(rooms) < wanted:
                     break
                 last = rooms[-1].room
+                await asyncio.sleep(0)  # so that others have their turn
         return found
 
     async def names(self, key: ActiveKey, limit: int) -> list[str]:
