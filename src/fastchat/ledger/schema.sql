@@ -4,8 +4,9 @@
 -- this one, so that machines can be upgraded one by one. A function has the version in its name in
 -- which it was added, and stays as long as machines can call it.
 --
--- Locks are taken in one order everywhere: the fence of a machine, its row, rooms by name, users by
--- room and key, totals of spectators by room. So nobody waits in a circle.
+-- Locks are taken in one order everywhere: the fence of a machine, its row, rows of `indexed`, rooms by
+-- name, users by room and key, totals of spectators by room, the lock of notices. So nobody waits in a
+-- circle.
 
 -- What this database is. Machines compare it with what they have seen before.
 CREATE TABLE identity (
@@ -296,6 +297,8 @@ DECLARE
     v_stops bigint[];
     -- Of each draft whose id is known: the offset of its message. NULL if there is none.
     v_known bigint[];
+    -- Of each draft: how many posted ones there are in its room up to it. NULL if none is posted.
+    v_posted bigint[];
     v_now double precision;
     v_name text;
     v_epoch text;
@@ -327,16 +330,15 @@ BEGIN
             SELECT number FROM rooms WHERE name = ANY (p_names) ORDER BY name FOR NO KEY UPDATE
         ) AS locked;
     END IF;
+    v_now := extract(epoch FROM clock_timestamp());
     SELECT array_agg(CASE WHEN number = ANY (v_locked) THEN number END ORDER BY name),
-        array_agg(head ORDER BY name), array_agg(paid ORDER BY name)
-    INTO v_numbers, v_heads, v_paid FROM rooms WHERE name = ANY (p_names);
+        array_agg(head ORDER BY name), array_agg(paid ORDER BY name),
+        array_agg(CASE WHEN p_rate > 0
+            THEN greatest(0, floor((v_now - greatest(paid, v_now)) * p_rate + p_burst + 1e-6)) END ORDER BY name)
+    INTO v_numbers, v_heads, v_paid, v_left FROM rooms WHERE name = ANY (p_names);
     IF cardinality(v_numbers) < cardinality(p_names) THEN
         RAISE EXCEPTION 'fastchat: a room has gone meanwhile' USING ERRCODE = 'serialization_failure';
     END IF;
-    v_now := extract(epoch FROM clock_timestamp());
-    SELECT array_agg(CASE WHEN p_rate > 0
-        THEN greatest(0, floor((v_now - greatest(u.paid, v_now)) * p_rate + p_burst + 1e-6)) END ORDER BY u.n)
-    INTO v_left FROM unnest(v_paid) WITH ORDINALITY AS u(paid, n);
 
     IF p_targets IS NOT NULL THEN
         SELECT array_agg(least ORDER BY i) INTO v_stops FROM (
@@ -379,22 +381,30 @@ BEGIN
         ) ORDER BY u.n) INTO v_known FROM unnest(p_digests) WITH ORDINALITY AS u(digest, n);
     END IF;
 
+    IF p_posted IS NOT NULL THEN
+        SELECT array_agg(c.count ORDER BY c.n) INTO v_posted FROM (
+            SELECT u.n, count(*) FILTER (
+                WHERE u.posted AND v_known[u.n] IS NULL AND p_originals[u.n] IS NULL
+                    AND coalesce(u.n < v_stops[u.i], true)
+            ) OVER (PARTITION BY u.i ORDER BY u.n ROWS UNBOUNDED PRECEDING) AS count
+            FROM unnest(v_rooms, p_posted) WITH ORDINALITY AS u(i, posted, n)
+        ) AS c;
+    END IF;
+
     WITH d AS (
         SELECT u.*, v_numbers[u.i] AS number, v_heads[u.i] AS head, v_paid[u.i] AS paid,
             v_known[u.n] AS known, coalesce(u.n >= v_stops[u.i], false) AS is_stopped,
-            v_left[u.i] AS left_over
+            v_left[u.i] AS left_over, coalesce(v_posted[u.n], 0) AS free, p_posted[u.n] AS posted
         FROM unnest(v_rooms, split_1(p_users), split_1(p_usernames), split_1(p_texts), split_1(p_timestamps),
                     split_1(p_ids), p_digests, p_originals, p_kinds, p_targets, p_emojis, p_removes,
-                    p_states, p_edited, p_deleted, p_reactions, p_posted)
+                    p_states, p_edited, p_deleted, p_reactions)
             WITH ORDINALITY AS u(i, "user", username, txt, stamp, id, digest, original,
-                    kind, target, emoji, remove, state, edited, deleted, reactions, posted, n)
+                    kind, target, emoji, remove, state, edited, deleted, reactions, n)
         WHERE v_numbers[u.i] IS NOT NULL
     ), f AS (
         SELECT d.*, known IS NULL AND original IS NULL AS is_new,
-            count(*) FILTER (WHERE known IS NULL AND original IS NULL AND NOT is_stopped AND posted IS NOT TRUE)
-                OVER (PARTITION BY i ORDER BY n ROWS UNBOUNDED PRECEDING) AS nth,
-            count(*) FILTER (WHERE known IS NULL AND original IS NULL AND NOT is_stopped AND posted)
-                OVER (PARTITION BY i ORDER BY n ROWS UNBOUNDED PRECEDING) AS free
+            count(*) FILTER (WHERE known IS NULL AND original IS NULL AND NOT is_stopped)
+                OVER (PARTITION BY i ORDER BY n ROWS UNBOUNDED PRECEDING) - free AS nth
         FROM d
     ), m AS MATERIALIZED (
         SELECT f.*, head + least(nth, left_over) + free AS off, CASE
