@@ -29,6 +29,8 @@ from support.ledger import in_loop, observer, until
 from support.server import PATIENCE_S
 
 FILE = "a" * 32
+#: A notification that only tests send.
+BARRIER = "~"
 
 
 class Machine:
@@ -71,16 +73,20 @@ class Machine:
 
     def be_deaf(self) -> None:
         """Do not hear what is decided."""
-        heard = self.rooms.heard
+        heard, self.reached = self.rooms.heard, asyncio.Event()
 
         def without_notices(payload: str) -> None:
-            if not payload.startswith(('c\n["o"', 'c\n["d"', 'c\n["e"', 'c\n["u"', 'c\n["x"')):
+            if payload == BARRIER:
+                self.reached.set()
+            elif not payload.startswith(('c\n["o"', 'c\n["d"', 'c\n["e"', 'c\n["u"', 'c\n["x"')):
                 heard(payload)
 
         self.rooms.heard = without_notices  # type: ignore[method-assign]
 
-    async def look(self) -> None:
-        """Find what was not heard, as each second."""
+    async def look(self, other: Machine) -> None:
+        """Find what was not heard of another machine, as each second."""
+        other.rooms._session.tell([BARRIER])
+        await self.reached.wait()
         del self.rooms.heard  # type: ignore[attr-defined]
         await self.rooms._notices.tick()
         for event in await self.rooms._attendance.tick():
@@ -141,7 +147,7 @@ async def test_machine_finds_what_it_has_not_heard(url: EngineUrl) -> None:
         assert await one.administration.unban("user Carol", "a", "shop")
         await one.administration.erase_user("user Alice", "shop")
         assert two.types == ["message"]
-        await two.look()
+        await two.look(one)
         assert two.types == ["message", "room", "user_erased"]
         assert two.rooms._options.in_use == {"a": RoomOptions(read_only=True)}
         assert two.receiver.expelled == [("a", "user Bob", 599)]
@@ -152,9 +158,26 @@ async def test_machine_finds_what_it_has_not_heard(url: EngineUrl) -> None:
         assert [each.text for each in stream._tail.publications] == [""]
         two.be_deaf()
         await one.administration.delete_room("a", "shop")
-        await two.look()
+        await two.look(one)
         assert two.types[-1] == "room_deleted"
         assert two.receiver.losses == ["a"]
+
+
+@in_loop
+async def test_position_of_which_a_machine_has_not_heard_is_looked_up(url: EngineUrl) -> None:
+    """What a machine has in memory is read there; it can be behind another machine."""
+    async with machines(url) as (one, two):
+        await one.join("Alice")
+        await two.join("Bob")
+        two.rooms.heard = lambda payload: None  # type: ignore[method-assign]
+        one.publish(draft("first"), draft("second"))
+        await one.receiver.until_delivered(2)
+        end = await one.administration.position("a")
+        assert await two.administration.since("a", end, 10) == []
+        start = end._replace(offset=0, timestamp=None)
+        found = await one.administration.since("a", start, 1)
+        assert [each["text"] for each in decoded(found or ())] == ["first"]
+        assert await one.administration.since("a", end._replace(epoch="another"), 10) is None
 
 
 @in_loop

@@ -13,14 +13,16 @@ from fastchat.history import Cursor
 from fastchat.ledger import LedgerError
 from fastchat.ledger.attendance import Attendance
 from fastchat.ledger.erasing import Eraser, new_erasure
+from fastchat.ledger.following import Following
 from fastchat.ledger.listing import Listing
 from fastchat.ledger.notices import Notices
-from fastchat.ledger.options import OptionCopies, read_options, store_options
+from fastchat.ledger.options import read_options, store_options
 from fastchat.ledger.publishing import Publishing
 from fastchat.ledger.reading import Reader
 from fastchat.ledger.session import Session
-from fastchat.protocol import Position
+from fastchat.protocol import Position, Publication
 from fastchat.protocol.options import RoomOptions
+from fastchat.protocol.values import MAX_OFFSET
 from fastchat.rooms.administration import Ban, Erased, Presence, StoredRoom
 from fastchat.rooms.messages import oldest_of
 from fastchat.rooms.refusals import unavailable
@@ -45,14 +47,14 @@ class SharedAdministration:
         reader: Reader,
         attendance: Attendance,
         publishing: Publishing,
-        options: OptionCopies,
+        following: Following,
         notices: Notices,
     ) -> None:
         self._session = session
         self._reader = reader
         self._attendance = attendance
         self._publishing = publishing
-        self._options = options
+        self._following = following
         self._notices = notices
         self._listing = Listing(session)
         self._eraser = Eraser(session)
@@ -105,8 +107,15 @@ class SharedAdministration:
     # Publications
 
     async def since(self, room: str, position: Position, limit: int) -> Sequence[bytes] | None:
-        async with self._asking():
-            found = await self._reader.following(room, position, limit)
+        found: Sequence[Publication] | None = None
+        stream = self._following.get(room)
+        if stream is not None and stream.has(position.offset):
+            found = stream.since(position, MAX_OFFSET)
+        if found is None:  # the position can be one of which this machine has not heard yet
+            async with self._asking():
+                found = await self._reader.following(room, position, limit)
+        else:
+            found = found[:limit]
         return None if found is None else oldest_of(found)
 
     # Users

@@ -75,7 +75,8 @@ WHERE until > clock_timestamp() ORDER BY until, room, "user"
 class Listing:
     """Reads lists with the connection that nobody waits for. All methods raise LedgerError.
 
-    The number of a user's connections to another machine can be a second old.
+    The number of a user's connections to another machine can be a second old. After a crash of
+    PostgreSQL, users have come when their machines have said them again.
     """
 
     def __init__(self, session: Session) -> None:

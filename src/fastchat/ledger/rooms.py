@@ -183,7 +183,7 @@ class SharedRooms:
         self._sending_away = None if patience_s is None else SendingAway(patience_s, "the ledger")
         #: Implements `fastchat.rooms.contract.Pages`.
         self.administration = SharedAdministration(
-            session, reader, attendance, self._publishing, self._options, self._notices
+            session, reader, attendance, self._publishing, self._following, self._notices
         )
         self.pages = SharedPages(reader, self._following, Search(session.helping))
 
