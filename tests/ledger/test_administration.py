@@ -17,6 +17,9 @@ from fastchat.cli import main
 from fastchat.ledger import administration, schema, transfer
 from fastchat.ledger.appending import Limits
 from fastchat.ledger.attendance import Attendance, Times
+from fastchat.ledger.erasing import Eraser, new_erasure, purge
+from fastchat.ledger.listing import Listing
+from fastchat.ledger.options import store_options
 from fastchat.ledger.schema import Migration
 from fastchat.ledger.upkeep import Upkeep
 from fastchat.ledger.url import EngineUrl, parse_url
@@ -164,7 +167,21 @@ async def test_role_that_owns_nothing(server: PostgreSQL, url: EngineUrl, role: 
         removal = Removal("a", "u_1", None, 10, "Mod")
         assert await attendance.remove(removal) is not None
         await attendance.tick()
+        await attendance.keep_out("a", "u_2", 10.0)
+        assert await attendance.lift("a", "u_2")
         await attendance.close()
+        await store_options(machine.session, "a", {"slow_s": 1})
+        await machine.append(draft("to be erased"))
+        eraser = Eraser(machine.session)
+        async with machine.session.storing() as store:
+            step = await eraser.erase(store, "user Alice", new_erasure(), None)
+        assert step[0].messages == 1
+        deletion = await eraser.delete_room("a")
+        assert deletion.number is not None
+        await eraser.release(deletion.number)
+        await purge(machine.session)
+        assert [each.head for each in await Listing(machine.session).rooms("", "", 10)] == [0]
+        await machine.append(draft("another room of this name"))
         await administration.renew(plain)
         await administration.accept(plain)
     finally:
