@@ -73,10 +73,11 @@ WHERE until > clock_timestamp() ORDER BY until, room, "user"
 
 
 class Listing:
-    """Reads lists with the connection that nobody waits for. All methods raise LedgerError.
+    """Reads lists. All methods raise LedgerError.
 
-    The number of a user's connections to another machine can be a second old. After a crash of
-    PostgreSQL, users have come when their machines have said them again.
+    `rooms` and `users` use the connection for work that takes long, because a room can have many
+    users. The number of a user's connections to another machine can be a second old. After a crash
+    of PostgreSQL, users have come when their machines have said them again.
     """
 
     def __init__(self, session: Session) -> None:
@@ -84,7 +85,8 @@ class Listing:
 
     async def rooms(self, prefix: str, after: str, limit: int) -> list[StoredRoom]:
         """Do what `Administration.rooms` does; the sizes are estimated by the newest messages."""
-        rows = await self._fetch(_ROOMS, prefix, after, prefix + _LAST, limit)
+        async with self._session.helping() as db:
+            rows = await fetch(db, _ROOMS, prefix, after, prefix + _LAST, limit)
         identity = self._session.identity
         found = []
         for name, epoch, own, head, online, last_at, size in rows:
@@ -95,22 +97,19 @@ class Listing:
 
     async def users(self, room: str) -> list[Presence]:
         """Do what `Administration.users` does."""
-        return list(map(_presence, await self._fetch(_USERS, escaped(room))))
+        async with self._session.helping() as db:
+            return list(map(_presence, await fetch(db, _USERS, escaped(room))))
 
     async def find_user(self, user: str) -> list[Presence]:
         """Do what `Administration.find_user` does."""
-        return list(map(_presence, await self._fetch(_FIND, escaped(user))))
+        return list(map(_presence, await self._session.fetch(_FIND, escaped(user))))
 
     async def bans(self) -> list[Ban]:
         """Do what `Administration.bans` does."""
         return [
             Ban(unescaped(user), None if room == ALL_ROOMS else room, timestamp_of(until_s))
-            for user, room, until_s in await self._fetch(_BANS)
+            for user, room, until_s in await self._session.fetch(_BANS)
         ]
-
-    async def _fetch(self, query: str, *arguments: Any) -> Sequence[Any]:
-        async with self._session.helping() as db:
-            return await fetch(db, query, *arguments)
 
 
 def _presence(row: Sequence[Any]) -> Presence:
