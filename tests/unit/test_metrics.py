@@ -71,6 +71,8 @@ def test_snapshot_is_json() -> None:
         "file_bytes_total": 0,
         "file_refusals": {"413": 2},
         "api_requests": {},
+        "before_publish": {},
+        "before_join": {},
         "full_disk_refusals_total": 0,
         "dropped_log_lines_total": dropped_lines(),
         "deleted_files_total": 0,
