@@ -245,7 +245,7 @@ def answers(data: bytes) -> None:
         except BadAnswer as error:
             assert str(error).isascii()
             continue
-        _check_json(data)
+        _check_keys(data)
         match answer:
             case PublishAnswer(text):
                 assert text is None or not _check_field("text", text)
@@ -396,16 +396,22 @@ def _check_refusal(refusal: CommandError) -> None:
 
 def _check_json(data: bytes) -> None:
     """Check that accepted JSON is an object without repeated keys, nested one level at most."""
+    fields = _check_keys(data)
+    assert len(fields) <= 32
+    for value in fields.values():
+        for inner in value if isinstance(value, list) else _values(value):
+            assert not isinstance(inner, dict | list), "deep nesting was accepted"
+
+
+def _check_keys(data: bytes) -> dict[str, Any]:
+    """The fields of accepted JSON, which must have no repeated keys."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         assert len(dict(pairs)) == len(pairs), "a repeated key was accepted"
         return dict(pairs)
 
-    fields = json.loads(data, object_pairs_hook=unique)
-    assert len(fields) <= 32
-    for value in fields.values():
-        for inner in value if isinstance(value, list) else _values(value):
-            assert not isinstance(inner, dict | list), "deep nesting was accepted"
+    fields: dict[str, Any] = json.loads(data, object_pairs_hook=unique)
+    return fields
 
 
 def _values(value: Any) -> Any:

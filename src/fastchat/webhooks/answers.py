@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, NamedTuple
 
 import orjson
@@ -103,11 +104,20 @@ def parse_join(body: bytes) -> JoinAnswer | Refuse | Disconnect:
 def _fields(body: bytes) -> dict[str, Any]:
     try:
         fields = orjson.loads(body)
+        # orjson takes the last value of a repeated key. This parser reports each of them.
+        json.loads(body, object_pairs_hook=_check_pairs)
     except orjson.JSONDecodeError:
         raise BadAnswer("it is not JSON") from None
+    except RecursionError:
+        raise BadAnswer("it is nested too deeply") from None
     if type(fields) is not dict:
         raise BadAnswer("it is not a JSON object")
     return fields
+
+
+def _check_pairs(pairs: list[tuple[str, Any]]) -> None:
+    if len(dict(pairs)) != len(pairs):
+        raise BadAnswer("it has the same key twice")
 
 
 def _verdict(fields: dict[str, Any]) -> Refuse | Disconnect | None:

@@ -73,6 +73,19 @@ def test_answer_without_a_verdict_is_bad(answer: Any) -> None:
             parse(json.dumps(answer).encode())
 
 
+@pytest.mark.parametrize(
+    "body",
+    [b'{"allow":false,"allow":true}', b'{"allow":true,"x":{"a":1,"a":1}}', b'{"x":' + b"[" * 1000],
+)
+def test_ambiguous_answer_is_bad(body: bytes) -> None:
+    """A repeated key could mean either; deep nesting means nothing."""
+    if body.endswith(b"["):
+        body += b"]" * 1000 + b',"allow":true}'
+    for parse in (parse_publish, parse_join):
+        with pytest.raises(BadAnswer):
+            parse(body)
+
+
 @pytest.mark.parametrize("text", ["", " ", "x" * 4001, 1, ["x"]])
 def test_text_must_be_one_of_a_message(text: Any) -> None:
     """A hook cannot publish what no client can."""
