@@ -7,13 +7,15 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from fastchat.auth.issuing import create_secret, make_token
-from fastchat_client import Join, Message, SyncChat, SyncRoom
+from fastchat_client import Join, Message, SyncAPI, SyncChat, SyncRoom
+from support.api import made_key
 from support.server import PATIENCE_S
 from support.server_in_thread import serving
 
@@ -26,8 +28,9 @@ def programs(file: Path) -> list[str]:
     return re.findall(r"```python\n(.*?)```", file.read_text("utf-8"), re.DOTALL)
 
 
-CHAT, MIRROR, SCRIPT, BOT = programs(MANUAL)
-(FIRST,) = programs(README)
+CHAT, MIRROR, SCRIPT, BOT, BACKEND, STREAM = programs(MANUAL)
+FIRST, FIRST_BACKEND = programs(README)
+PROGRAMS = [CHAT, MIRROR, SCRIPT, BOT, BACKEND, STREAM, FIRST, FIRST_BACKEND]
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +41,19 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def url(key: Path) -> Iterator[str]:
-    with serving(auth="optional", jwt_key_file=(str(key),), limits="off") as running:
+def api_keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("api") / "keys.json"
+
+
+@pytest.fixture(scope="module")
+def api_key(api_keys: Path) -> str:
+    return made_key(api_keys)
+
+
+@pytest.fixture(scope="module")
+def url(key: Path, api_keys: Path, api_key: str) -> Iterator[str]:
+    settings = {"jwt_key_file": (str(key),), "api_key_file": str(api_keys)}
+    with serving(auth="optional", limits="off", **settings) as running:
         yield f"http://127.0.0.1:{running.port}"
 
 
@@ -75,7 +89,7 @@ def stop(process: subprocess.Popen[str], number: signal.Signals = signal.SIGINT)
         return process.wait(PATIENCE_S)
 
 
-@pytest.mark.parametrize("program", [CHAT, MIRROR, SCRIPT, BOT, FIRST])
+@pytest.mark.parametrize("program", PROGRAMS)
 def test_examples_are_short(program: str) -> None:
     """An example has at most 20 lines of code."""
     assert len([line for line in program.splitlines() if line.strip()]) <= 20
@@ -141,3 +155,41 @@ def test_example_of_a_bot(url: str, key: Path, room: SyncRoom, tmp_path: Path) -
     finally:
         assert stop(process, signal.SIGTERM) == 0
     assert (tmp_path / "bot.json").exists()
+
+
+@pytest.mark.parametrize("program", [BACKEND, FIRST_BACKEND])
+def test_examples_of_backends(program: str, url: str, api_key: str, tmp_path: Path) -> None:
+    """They publish a message, and print the users of its room."""
+    name = "order-17" if program == BACKEND else "lobby"
+    with SyncChat(url, username="Customer", timeout=PATIENCE_S) as chat:
+        room = chat.room(name)
+        process = start(program, url, tmp_path, FASTCHAT_KEY=api_key)
+        printed = process.communicate(timeout=PATIENCE_S)[0]
+        assert process.returncode == 0
+        event = await_event(room, lambda event: isinstance(event, Message))
+    assert getattr(event, "username", "") == "shop"
+    assert "Customer" in printed
+    assert program == FIRST_BACKEND or "shop: Your order is on its way." in printed
+
+
+def test_example_of_a_stream(url: str, api_key: str, tmp_path: Path) -> None:
+    """It prints messages of all rooms that it follows."""
+    process = start(STREAM, url, tmp_path, FASTCHAT_KEY=api_key)
+    with SyncAPI(url, key=api_key) as api:
+        try:
+            ready = threading.Event()
+            line = []
+
+            def read() -> None:
+                assert process.stdout is not None
+                line.append(process.stdout.readline())
+                ready.set()
+
+            reading = threading.Thread(target=read)
+            reading.start()
+            while not ready.wait(0.1):  # until the program follows the rooms
+                api.publish("order-18", "Paid.")
+            reading.join()
+            assert line == ["order-18 shop: Paid.\n"]
+        finally:
+            stop(process)

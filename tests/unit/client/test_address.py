@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import pytest
 
-from fastchat_client.address import http_origin, websocket_url
+from fastchat_client.address import api_url, http_origin, websocket_url
 
 
 @pytest.mark.parametrize(
-    ("address", "url", "origin"),
+    ("address", "url", "origin", "api"),
     [
-        ("ws://host:8080", "ws://host:8080/ws", "http://host:8080"),
-        ("https://host/#lobby", "wss://host/ws", "https://host"),
-        ("https://host/chat/", "wss://host/chat/ws", "https://host"),
-        ("wss://[::1]:1/chat/socket", "wss://[::1]:1/chat/socket", "https://[::1]:1"),
+        ("ws://host:8080", "ws://host:8080/ws", "http://host:8080", "/api/v1"),
+        ("https://host/#lobby", "wss://host/ws", "https://host", "/api/v1"),
+        ("https://host/chat/", "wss://host/chat/ws", "https://host", "/chat/api/v1"),
+        (
+            "wss://[::1]:1/chat/socket",
+            "wss://[::1]:1/chat/socket",
+            "https://[::1]:1",
+            "/chat/api/v1",
+        ),
     ],
 )
-def test_address_gives_the_websocket_and_the_origin(address: str, url: str, origin: str) -> None:
+def test_address_gives_the_urls_of_a_server(address: str, url: str, origin: str, api: str) -> None:
     """An address of a page, or of a WebSocket, is enough."""
+    assert api_url(address) == origin + api
     assert websocket_url(address) == url
     assert http_origin(url) == origin
 

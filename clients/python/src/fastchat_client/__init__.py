@@ -1,10 +1,15 @@
-"""A client of the fastchat server: `Chat`, `SyncChat` for programs without asyncio, and `Bot`."""
+"""Clients of the fastchat server.
+
+`Chat` is a user of a chat, `SyncChat` the same without asyncio, and `Bot` answers messages. `API`
+is the HTTP API for backends, and `SyncAPI` the same without asyncio.
+"""
 
 from __future__ import annotations
 
 import logging
 
 from fastchat_client._version import __version__
+from fastchat_client.api import API
 from fastchat_client.bot import Bot
 from fastchat_client.chat import Chat, Status, Token
 from fastchat_client.errors import (
@@ -36,10 +41,25 @@ from fastchat_client.events import (
     Typing,
     User,
 )
+from fastchat_client.results import (
+    Ban,
+    Erased,
+    IssuedToken,
+    MessagePage,
+    Online,
+    PublicationPage,
+    Published,
+    RoomInfo,
+    RoomResult,
+)
 from fastchat_client.room import Room
+from fastchat_client.stream import EventStream, SyncEventStream
 from fastchat_client.sync import SyncChat, SyncRoom
+from fastchat_client.sync_api import SyncAPI
 
 __all__ = [
+    "API",
+    "Ban",
     "Bot",
     "Chat",
     "ChatError",
@@ -49,24 +69,35 @@ __all__ = [
     "Disconnected",
     "Edit",
     "Erase",
+    "Erased",
     "Event",
+    "EventStream",
     "File",
     "Gap",
+    "IssuedToken",
     "Join",
     "Leave",
     "Message",
+    "MessagePage",
+    "Online",
     "Options",
     "OptionsChange",
     "Page",
     "Position",
     "Presence",
+    "PublicationPage",
+    "Published",
     "React",
     "Refused",
     "Rejoined",
     "Room",
+    "RoomInfo",
+    "RoomResult",
     "Sent",
     "Status",
+    "SyncAPI",
     "SyncChat",
+    "SyncEventStream",
     "SyncRoom",
     "Token",
     "Typing",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+from ipaddress import ip_address
 from urllib.parse import urlsplit, urlunsplit
 
-__all__ = ["http_origin", "websocket_url"]
+__all__ = ["api_url", "http_origin", "is_loopback", "websocket_url"]
 
 _SCHEMES = {"ws": "ws", "http": "ws", "wss": "wss", "https": "wss"}
 
@@ -35,3 +37,20 @@ def http_origin(url: str) -> str:
     parts = urlsplit(url)
     scheme = "https" if parts.scheme == "wss" else "http"
     return urlunsplit((scheme, parts.netloc, "", "", ""))
+
+
+def api_url(address: str) -> str:
+    """The URL below which the HTTP API of a server is, from the same addresses as `websocket_url`.
+
+    For the page at `https://host/chat/` it is `https://host/chat/api/v1`.
+    """
+    url = websocket_url(address)
+    return f"{http_origin(url)}{urlsplit(url).path.rpartition('/')[0]}/api/v1"
+
+
+def is_loopback(url: str) -> bool:
+    """Whether a server is on this machine, where no proxy of the system is asked."""
+    host = urlsplit(url).hostname or ""
+    with contextlib.suppress(ValueError):
+        return ip_address(host).is_loopback
+    return host == "localhost" or host.endswith(".localhost")

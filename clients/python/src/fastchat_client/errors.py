@@ -85,8 +85,9 @@ class ChatError(Exception):
 class Refused(ChatError):
     """The server has refused a command, and nothing has happened.
 
-    `code` is one of docs/protocol.md, "Errors". The client waits by itself after `rate_limited` and
-    `unavailable`, so a call is not refused with these.
+    `code` is one of docs/protocol.md, "Errors". A chat waits by itself after `rate_limited` and
+    `unavailable`, so a call is not refused with these. `API` waits for a limited time only; after
+    `unavailable`, its request can have been carried out.
     """
 
     @classmethod
@@ -122,6 +123,9 @@ class Unconfirmed(ChatError):
 
 class Disconnected(ChatError):
     """A connection was lost, or could not be made. The chat connects again by itself.
+
+    From a call of `API`, it means that there was no answer: the request can have been carried out,
+    unless `code` is "unreachable" (there is no API at the address).
 
     `join` raises it only if there is no chat server at the address (`code` is "unreachable").
     `close_code` is None if the server has sent no close frame.

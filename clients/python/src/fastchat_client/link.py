@@ -9,9 +9,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable, Iterator, Mapping
-from ipaddress import ip_address
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import (
@@ -22,6 +20,7 @@ from websockets.exceptions import (
     WebSocketException,
 )
 
+from fastchat_client.address import is_loopback
 from fastchat_client.errors import Closed, Disconnected, Refused, may_reconnect
 
 __all__ = ["Link", "LinkLost"]
@@ -77,7 +76,7 @@ class Link:
             connection = await _Connect(
                 url,
                 compression=None,  # the server has no extensions
-                proxy=None if _is_loopback(url) else True,
+                proxy=None if is_loopback(url) else True,
                 open_timeout=CONNECT_TIMEOUT_S,
                 ping_interval=PING_INTERVAL_S,
                 ping_timeout=PONG_TIMEOUT_S,
@@ -231,11 +230,3 @@ def _tls_of(url: str, tls: ssl.SSLContext | None) -> ssl.SSLContext | bool | Non
     if not url.startswith("wss:"):
         return None
     return True if tls is None else tls
-
-
-def _is_loopback(url: str) -> bool:
-    """Whether a server is on this machine, where no proxy of the system is asked."""
-    host = urlsplit(url).hostname or ""
-    with contextlib.suppress(ValueError):
-        return ip_address(host).is_loopback
-    return host == "localhost" or host.endswith(".localhost")

@@ -14,10 +14,27 @@ from fastchat_client.errors import Refused
 from fastchat_client.events import File, file_of
 from fastchat_client.link import Link
 
-__all__ = ["Source", "Upload"]
+__all__ = ["Source", "Upload", "open_source"]
 
 #: A file to send: its path, or a pair of a name and the content.
 Source = str | os.PathLike[str] | tuple[str, bytes]
+
+
+def open_source(source: Source) -> tuple[str, int, BinaryIO]:
+    """Open a file; returns its name, its size in bytes, and the file.
+
+    Raises OSError if it cannot be read, and Refused if it is not a regular file.
+    """
+    if isinstance(source, tuple):
+        name, content = source
+        return name, len(content), io.BytesIO(content)
+    path = Path(source).expanduser()
+    if path.exists() and not path.is_file():  # to open a pipe could wait for ever
+        raise Refused("bad_command", f"{path.name}: it is not a regular file.")
+    file = path.open("rb")
+    status = os.fstat(file.fileno())
+    assert stat.S_ISREG(status.st_mode)
+    return path.name, status.st_size, file
 
 
 class Upload:
@@ -31,27 +48,13 @@ class Upload:
     @classmethod
     async def open(cls, source: Source, max_bytes: int) -> Upload:
         """Open a file. Raises OSError if it cannot be read, and Refused if it cannot be sent."""
-        if isinstance(source, tuple):
-            name, content = source
-            upload = cls(name, len(content), io.BytesIO(content))
-        else:
-            upload = await asyncio.to_thread(cls._open, source)
+        upload = cls(*await asyncio.to_thread(open_source, source))
         try:
             upload._check(max_bytes)
         except Refused:
             upload.close()
             raise
         return upload
-
-    @classmethod
-    def _open(cls, source: str | os.PathLike[str]) -> Upload:
-        path = Path(source).expanduser()
-        if path.exists() and not path.is_file():  # to open a pipe could wait for ever
-            raise Refused("bad_command", f"{path.name}: it is not a regular file.")
-        file = path.open("rb")
-        status = os.fstat(file.fileno())
-        assert stat.S_ISREG(status.st_mode)
-        return cls(path.name, status.st_size, file)
 
     def _check(self, max_bytes: int) -> None:
         if not max_bytes:
