@@ -7,6 +7,7 @@ import itertools
 import json
 import logging
 import os
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import trustme
 
 from fastchat.api.keys import ApiRight
 from fastchat.auth.issuing import create_secret
@@ -35,7 +37,8 @@ from fastchat_client import (
     SyncChat,
 )
 from support.api import made_key
-from support.server import PATIENCE_S
+from support.server import PATIENCE_S, lasting_port, running_server
+from support.server import Server as ServerProcess
 from support.server_in_thread import Server, serving
 
 _numbers = itertools.count()
@@ -489,3 +492,55 @@ def test_address_without_an_api_is_an_error() -> None:
         with pytest.raises(Disconnected) as error:
             api.bans()
         assert error.value.temporary
+
+
+def test_certificate_that_is_not_trusted_is_an_error(tmp_path: Path) -> None:
+    """The call raises at once, and says why; `tls` trusts other certificates."""
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    certificate.private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "server.pem"))
+    key = made_key(tmp_path / "keys.json")
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    with serving(
+        api_key_file=str(tmp_path / "keys.json"), ssl_certfile=str(tmp_path / "server.pem")
+    ) as server:
+        url = f"https://127.0.0.1:{server.port}"
+        with SyncAPI(url, key=key, tls=trusting) as api:
+            assert api.bans() == ()
+        with SyncAPI(url, key=key) as api, pytest.raises(Disconnected, match="certif") as error:
+            api.bans()
+    assert (error.value.code, error.value.temporary) == ("unreachable", False)
+
+
+def test_killed_server_loses_and_repeats_nothing(tmp_path: Path) -> None:
+    """Each call ends well after the restart; the stream has each message once, and in order."""
+    port, key = lasting_port(), made_key(tmp_path / "keys.json")
+    flags = ("--data", str(tmp_path / "data"), "--api-key-file", str(tmp_path / "keys.json"))
+    count = 60
+    url = f"http://127.0.0.1:{port}"
+
+    async def use(server: ServerProcess) -> list[str]:
+        async with (
+            asyncio.timeout(PATIENCE_S),
+            API(url, key=key, max_wait=PATIENCE_S) as api,
+            api.events("lobby") as stream,
+        ):
+
+            async def publish() -> None:
+                for number in range(count):
+                    await api.publish("lobby", f"message {number}")
+
+            publishing = asyncio.create_task(publish())
+            texts = [(await first(stream, Message)).text]
+            await asyncio.to_thread(server.kill)
+            with running_server(*flags, port=port):
+                await publishing
+                texts += [(await first(stream, Message)).text for _ in range(count - 1)]
+                page = await api.messages("lobby", limit=300)
+        assert [each.text for each in page.messages] == texts
+        return texts
+
+    with running_server(*flags, port=port) as server:
+        texts = asyncio.run(use(server))
+    assert texts == [f"message {number}" for number in range(count)]
