@@ -32,7 +32,7 @@ from fastchat._codec import (
     unpack_message,
 )
 from fastchat.api.cursor import decode_cursor
-from fastchat.api.keys import ActiveKey, ApiKey, ApiRight, check_patterns, parse_keys
+from fastchat.api.keys import KEY_FILE, ActiveKey, ApiKey, ApiRight, check_patterns
 from fastchat.api.paths import find
 from fastchat.api.requests import ApiError, Field, Request
 from fastchat.auth import Right
@@ -199,7 +199,7 @@ def requests(data: bytes) -> None:
     with contextlib.suppress(ValueError):
         decode_cursor(body.decode("latin-1"))
     with contextlib.suppress(SettingError):
-        for each in parse_keys(Path("keys.json"), body):
+        for each in KEY_FILE.parse(Path("keys.json"), body):
             assert check_patterns(each.rooms) == each.rooms
     with contextlib.suppress(ApiError, CommandError):
         assert request.check_room(body.decode("latin-1")).startswith("order-")

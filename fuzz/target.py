@@ -23,6 +23,7 @@ COMPILED = ("codec", "hub")
 #: The modules that atheris instruments for the parsers.
 INSTRUMENTED = [
     "fastchat.api.cursor",
+    "fastchat.api.digest_file",
     "fastchat.api.keys",
     "fastchat.api.paths",
     "fastchat.api.requests",

@@ -13,17 +13,14 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 import logging
-import os
 import re
-import shlex
-import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fastchat.api.digest_file import DigestFile, check_created, check_digest
 from fastchat.chat.operations import Speaker
 from fastchat.errors import CommandError, SettingError
 from fastchat.limits.buckets import Budget, TokenBuckets
@@ -33,7 +30,7 @@ from fastchat.protocol.users import KEY_PREFIX, check_user
 __all__ = [
     "DEFAULT_RATE",
     "KEY",
-    "MAX_KEYS",
+    "KEY_FILE",
     "MAX_RATE",
     "ActiveKey",
     "ApiKey",
@@ -41,9 +38,7 @@ __all__ = [
     "ApiRight",
     "check_name",
     "check_patterns",
-    "digest_of",
-    "parse_keys",
-    "read_keys",
+    "in_order",
 ]
 
 logger = logging.getLogger("fastchat.api")
@@ -52,12 +47,7 @@ logger = logging.getLogger("fastchat.api")
 KEY = re.compile("fastchat_key_[A-Za-z0-9_-]{43}")
 #: Requests a second of a key for which nothing else is said, and at most.
 DEFAULT_RATE, MAX_RATE = 1000, 1_000_000
-MAX_KEYS = 1000
 MAX_PATTERNS = 100
-#: A key with MAX_PATTERNS long patterns has some 10 kB, and most keys have 300 bytes.
-MAX_FILE_BYTES = 1 << 20
-_DIGEST = re.compile("[0-9a-f]{64}")
-_FIELDS = ("name", "sha256", "rights", "rooms", "rate", "created")
 
 
 class ApiRight(StrEnum):
@@ -128,12 +118,12 @@ class ApiKeys:
         self._by_digest: dict[bytes, ActiveKey] = {}
         #: The keys by what their names look like; every join looks a name up.
         self._by_look: dict[str, list[ActiveKey]] = {}
-        self._take(read_keys(self._file))
+        self._take(KEY_FILE.read(self._file))
 
     def reload(self) -> None:
         """Read the file again. If that fails, it is logged, and the old keys stay in use."""
         try:
-            keys = read_keys(self._file)
+            keys = KEY_FILE.read(self._file)
         except SettingError as error:
             logger.error("the API's keys could not be read again; the old ones stay: %s", error)
         else:
@@ -167,79 +157,51 @@ class ApiKeys:
             self._by_look.setdefault(name_key(active.key.name), []).append(active)
 
 
-def digest_of(text: str) -> str:
-    """The digest of a key's text, as files have it."""
-    return hashlib.sha256(text.encode()).hexdigest()
+def _describe(key: ApiKey) -> dict[str, Any]:
+    """The fields of a key in its file."""
+    return {
+        **key._asdict(),
+        "rights": in_order(key.rights),
+        "rate": int(key.rate) if key.rate.is_integer() else key.rate,
+    }
 
 
-def read_keys(file: Path) -> list[ApiKey]:
-    """Read the keys in a file, and warn if others can read it. Raises SettingError."""
+def in_order(rights: Iterable[ApiRight]) -> list[ApiRight]:
+    """Rights in the order in which people read them."""
+    return sorted(rights, key=list(ApiRight).index)
+
+
+def _parse(
+    *, name: object, sha256: object, rights: object, rooms: object, rate: object, created: object
+) -> ApiKey:
+    """A key of the values of its fields. Raises ValueError."""
     try:
-        with file.open("rb") as opened:
-            data = opened.read(MAX_FILE_BYTES + 1)
-            mode = os.fstat(opened.fileno()).st_mode
-    except FileNotFoundError:
-        raise _bad(file, "does not exist; `fastchat key new` makes it") from None
-    except OSError as error:
-        raise _bad(file, f"cannot be read: {error.strerror}") from None
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        logger.warning(
-            "other users of this machine can use %s, which has the API's keys; run: chmod go= %s",
-            file,
-            shlex.quote(str(file)),
-        )
-    return parse_keys(file, data)
-
-
-def parse_keys(file: Path, data: bytes) -> list[ApiKey]:
-    """The keys in the content of a file. Raises SettingError with a sentence about the file."""
-    if len(data) > MAX_FILE_BYTES:
-        raise _bad(file, f"has more than {MAX_FILE_BYTES:,} bytes")
-    try:
-        content = json.loads(data)
-    except (ValueError, RecursionError):
-        raise _bad(file, "is not valid JSON") from None
-    if type(content) is not dict or set(content) != {"keys"} or type(content["keys"]) is not list:
-        raise _bad(file, 'must be a JSON object with one field, "keys", which is an array')
-    if len(content["keys"]) > MAX_KEYS:
-        raise _bad(file, f"has more than {MAX_KEYS:,} keys")
-    keys = [_parse(file, number, fields) for number, fields in enumerate(content["keys"], 1)]
-    for what in ("name", "sha256"):
-        values = [getattr(key, what) for key in keys]
-        if len(set(values)) < len(values):
-            raise _bad(file, f"has two keys with the same {what}")
-    return keys
-
-
-def _parse(file: Path, number: int, fields: Any) -> ApiKey:
-    """One key of a file; `number` names it in errors, which show no value of the file."""
-    if type(fields) is not dict or set(fields) != set(_FIELDS):
-        raise _bad(file, f"has a key, number {number}, whose fields are not {', '.join(_FIELDS)}")
-    name, sha256, rights, rooms, rate, created = (fields[field] for field in _FIELDS)
-    checks: tuple[tuple[str, Callable[[], bool]], ...] = (
-        ("sha256", lambda: type(sha256) is str and bool(_DIGEST.fullmatch(sha256))),
-        ("rights", lambda: type(rights) is list and set(rights) <= set(ApiRight)),
-        ("rate", lambda: type(rate) in (int, float) and 0 < rate <= MAX_RATE),
-        ("created", lambda: type(created) is str and created.isprintable()),
+        known = frozenset(map(ApiRight, rights)) if type(rights) is list else None
+    except ValueError:
+        known = None
+    if known is None:
+        raise ValueError(f"rights must be an array of some of {', '.join(ApiRight)}")
+    if not (isinstance(rate, (int, float)) and type(rate) is not bool and 0 < rate <= MAX_RATE):
+        raise ValueError(f"rate must be a number above 0, and at most {MAX_RATE:,}")
+    return ApiKey(
+        check_name(name),
+        check_digest(sha256),
+        known,
+        check_patterns(rooms),
+        float(rate),
+        check_created(created),
     )
-    for field, is_right in checks:
-        try:
-            holds = is_right()
-        except TypeError:  # an array of arrays
-            holds = False
-        if not holds:
-            raise _bad(file, f"has a key, number {number}, whose {field} is wrong")
-    try:
-        return ApiKey(
-            check_name(name),
-            sha256,
-            frozenset(map(ApiRight, rights)),
-            check_patterns(rooms),
-            float(rate),
-            created,
-        )
-    except ValueError as error:
-        raise _bad(file, f"has a key, number {number}, which is wrong: {error}") from None
+
+
+#: The files of keys, for reading and for changing them.
+KEY_FILE = DigestFile(
+    "--api-key-file",
+    "key",
+    fields=ApiKey._fields,
+    unique=("name", "sha256"),
+    parse=_parse,
+    describe=_describe,
+)
 
 
 def check_name(name: object) -> str:
@@ -280,7 +242,3 @@ def _check_pattern(pattern: object) -> str:
             f"{pattern[:80]!r} is neither the name of a room nor the beginning of names "
             f"followed by * ({refusal.message.rstrip('.')})"
         ) from None
-
-
-def _bad(file: Path, what: str) -> SettingError:
-    return SettingError(f"--api-key-file {file} {what}.")

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from fastchat.api.digest_file import digest_of
 from fastchat.api.key_file import list_keys, new_key, revoke_key, rights_of
-from fastchat.api.keys import KEY, ApiKeys, ApiRight, digest_of, parse_keys, read_keys
+from fastchat.api.keys import KEY, KEY_FILE, ApiKeys, ApiRight
 from fastchat.errors import SettingError
 
 ENTRY = {
@@ -35,7 +36,7 @@ def refused(content: Any) -> str:
     """The sentence about a file with this content, which shows none of the file's values."""
     data = content if isinstance(content, bytes) else json.dumps(content).encode()
     with pytest.raises(SettingError) as caught:
-        parse_keys(Path("keys.json"), data)
+        KEY_FILE.parse(Path("keys.json"), data)
     assert str(caught.value).startswith("--api-key-file keys.json ")
     assert str(caught.value).endswith(".")
     return str(caught.value)
@@ -49,7 +50,7 @@ def test_file_has_no_key(tmp_path: Path) -> None:
     assert key not in file.read_bytes()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert os.listdir(tmp_path) == ["keys.json"]
-    (found,) = read_keys(file)
+    (found,) = KEY_FILE.read(file)
     assert found.name == "shop"
     assert found.rights == {"publish", "read"}
     assert found.speaker == ("k_shop", "shop")
@@ -133,10 +134,10 @@ def test_file_that_others_can_read_is_reported(
     """A file whose mode lets others read it is used, with a warning that says what to run."""
     file = tmp_path / "keys.json"
     made(file)
-    read_keys(file)
+    KEY_FILE.read(file)
     assert not caplog.records
     file.chmod(0o640)
-    read_keys(file)
+    KEY_FILE.read(file)
     assert "chmod go= " in caplog.text
 
 
@@ -215,7 +216,7 @@ def test_link_stays_a_link(tmp_path: Path) -> None:
     link.symlink_to("there/keys.json")
     made(link)
     assert link.is_symlink()
-    assert len(read_keys(tmp_path / "there" / "keys.json")) == 1
+    assert len(KEY_FILE.read(tmp_path / "there" / "keys.json")) == 1
 
 
 def test_commands_at_the_same_time_lose_no_key(tmp_path: Path) -> None:
@@ -230,5 +231,5 @@ def test_commands_at_the_same_time_lose_no_key(tmp_path: Path) -> None:
         subprocess.Popen([sys.executable, "-c", code, str(file), name]) for name in ("a", "b", "c")
     ]
     assert [process.wait(60) for process in running] == [0, 0, 0]
-    assert len(read_keys(file)) == 15
+    assert len(KEY_FILE.read(file)) == 15
     assert os.listdir(tmp_path) == ["keys.json"]
