@@ -34,6 +34,7 @@ TARGETS = {
     "commands": 2,
     "query": 1,
     "names": 1,
+    "payloads": 1,
     "records": 1,
     "requests": 1,
     "tokens": 1,
@@ -43,6 +44,7 @@ OPTIONS = {
     "hub": ["-max_len=1024"],
     "codec": [f"-dict={HERE / 'json.dict'}"],
     "commands": [f"-dict={HERE / 'json.dict'}"],
+    "payloads": [f"-dict={HERE / 'json.dict'}"],
     "tokens": [f"-dict={HERE / 'json.dict'}"],
 }
 #: Beside the fuzzing itself: a process has to start, and to finish its last input.

@@ -32,6 +32,7 @@ from fastchat._codec import (
     unpack_message,
 )
 from fastchat.api.cursor import decode_cursor
+from fastchat.api.incoming import InvalidPayload, NoText, text_in
 from fastchat.api.keys import KEY_FILE, ActiveKey, ApiKey, ApiRight, check_patterns
 from fastchat.api.paths import find
 from fastchat.api.requests import ApiError, Field, Request
@@ -203,6 +204,19 @@ def requests(data: bytes) -> None:
             assert check_patterns(each.rooms) == each.rooms
     with contextlib.suppress(ApiError, CommandError):
         assert request.check_room(body.decode("latin-1")).startswith("order-")
+
+
+def payloads(data: bytes) -> None:
+    """The body of an incoming webhook has a text that a message can have, or is refused."""
+    if len(data) > MAX_MESSAGE_BYTES:
+        return
+    try:
+        text = text_in(data)
+    except (InvalidPayload, NoText):
+        return
+    _check_field("text", text)
+    if len(text) < MAX_TEXT_CHARS:
+        assert text_in(orjson.dumps({"content": text})) == text.strip()
 
 
 def _result_of(coroutine: Coroutine[Any, Any, Any]) -> Any:

@@ -24,6 +24,7 @@ COMPILED = ("codec", "hub")
 INSTRUMENTED = [
     "fastchat.api.cursor",
     "fastchat.api.digest_file",
+    "fastchat.api.incoming",
     "fastchat.api.keys",
     "fastchat.api.paths",
     "fastchat.api.requests",

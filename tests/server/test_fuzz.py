@@ -18,7 +18,10 @@ from support.server import TIMEOUT_UNIT_S
 ROOT = Path(__file__).parents[2]
 FUZZ = ROOT / "fuzz"
 TIMEOUT_S = 120 * TIMEOUT_UNIT_S
-PARSERS = ("answers", "codec", "commands", "names", "query", "records", "requests", "tokens")
+PARSERS = (
+    *("answers", "codec", "commands", "names", "payloads", "query", "records", "requests"),
+    "tokens",
+)
 #: The targets that run compiled modules.
 COMPILED = ("codec", "hub")
 
