@@ -15,16 +15,17 @@ ALONE := tests/threats/test_threats_floods.py tests/server/test_flood.py
 
 # A part of the tests needs only what it uses: browsers, or the builds that replay the fuzzers' corpus.
 ifeq ($(ARGS),)
-TEST_NEEDS := lint types build/debug/stamp build/sanitized/stamp chromium firefox nginx prometheus postgresql pgbouncer haproxy iproute2 node
+TEST_NEEDS := lint types build/debug/stamp build/sanitized/stamp chromium firefox nginx prometheus prometheus-alertmanager postgresql pgbouncer haproxy iproute2 node
 else
 TEST_NEEDS := $(VENV)/test.stamp \
   $(if $(findstring browser,$(ARGS))$(findstring threats,$(ARGS)),chromium firefox) \
   $(if $(findstring tests/ledger,$(ARGS))$(findstring tests/cluster,$(ARGS)),postgresql pgbouncer haproxy iproute2) \
   $(if $(findstring fuzz,$(ARGS)),build/debug/stamp build/sanitized/stamp) \
-  $(if $(findstring client,$(ARGS)),node)
+  $(if $(findstring client,$(ARGS)),node) \
+  $(if $(findstring hooks,$(ARGS)),prometheus-alertmanager)
 endif
 
-.PHONY: serve check test fuzz conformance soak lint types bench bench-guard profile build screenshots lighthouse chromium firefox nginx prometheus postgresql pgbouncer haproxy iproute2 node clang clean help
+.PHONY: serve check test fuzz conformance soak lint types bench bench-guard profile build screenshots lighthouse chromium firefox nginx prometheus prometheus-alertmanager postgresql pgbouncer haproxy iproute2 node clang clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -197,11 +198,12 @@ firefox:
 	      firefox-esr >/dev/null; } || \
 	  echo "fastchat: no Firefox, so the page is not tested in it: apt-get install firefox-esr (as root)"
 
-# Tests run the server behind nginx, and the alerts in promtool. Their packages are unpacked and not
+# Tests run the server behind nginx, the alerts in promtool, and an Alertmanager that posts. Their packages are unpacked and not
 # installed, because installed servers would start.
 nginx: PROGRAM := usr/sbin/nginx
 prometheus: PROGRAM := usr/bin/promtool
-nginx prometheus:
+prometheus-alertmanager: PROGRAM := usr/bin/prometheus-alertmanager
+nginx prometheus prometheus-alertmanager:
 	@command -v $(notdir $(PROGRAM)) >/dev/null || test -x /$(PROGRAM) || test -x build/$@/$(PROGRAM) || \
 	  { command -v apt-get >/dev/null && { test "$$(id -u)" != 0 || apt-get update -qq; } && mkdir -p build/$@ && \
 	    cd build/$@ && apt-get download -qq $@ 2>/dev/null && dpkg -x $@_*.deb . && rm $@_*.deb; } || \

@@ -66,6 +66,7 @@ class Metrics:
         self.file_bytes_total = 0
         self.file_refusals: Counter[str] = Counter()  # over HTTP, by status
         self.api_requests: Counter[tuple[str, str, str]] = Counter()  # by key, operation, status
+        self.incoming_requests: Counter[tuple[str, str]] = Counter()  # by incoming webhook, status
         self.full_disk_refusals_total = 0  # uploads, to keep disk space for messages
         self.deleted_files_total = 0  # files that no message linked to any more
         self.kept_files: int | None = None  # at the last sweep; None if another process counts
@@ -104,6 +105,7 @@ class Metrics:
             "file_bytes_total": self.file_bytes_total,
             "file_refusals": self.file_refusals,
             "api_requests": _nested(self.api_requests),
+            "incoming_requests": _nested(self.incoming_requests),
             "full_disk_refusals_total": self.full_disk_refusals_total,
             "deleted_files_total": self.deleted_files_total,
             "dropped_log_lines_total": dropped_lines(),
@@ -193,9 +195,12 @@ def _usage(pid: Any) -> dict[str, float]:
     }
 
 
-def _nested(counts: Mapping[tuple[str, str, str], int]) -> dict[str, dict[str, dict[str, int]]]:
-    """Counts by three labels, in a mapping for each of them, which JSON can have."""
-    nested: dict[str, dict[str, dict[str, int]]] = {}
-    for (first, second, third), count in counts.items():
-        nested.setdefault(first, {}).setdefault(second, {})[third] = count
+def _nested(counts: Mapping[Any, int]) -> dict[str, Any]:
+    """Counts by tuples of labels, in a mapping for each label, which JSON can have."""
+    nested: dict[str, Any] = {}
+    for (*labels, last), count in counts.items():
+        inner = nested
+        for label in labels:
+            inner = inner.setdefault(label, {})
+        inner[last] = count
     return nested

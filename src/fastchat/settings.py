@@ -254,6 +254,11 @@ class Settings:
         "file with the keys of the HTTP API, which `fastchat key new` makes; empty for no API",
         path=True,
     )
+    hook_file: str = _setting(
+        "",
+        "file with the incoming webhooks, which `fastchat hook new` makes; empty for none",
+        path=True,
+    )
     api_host: str = _setting("127.0.0.1", "address to serve the HTTP API on, with --api-port")
     api_port: int = _setting(
         0,

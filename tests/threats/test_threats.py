@@ -17,7 +17,7 @@ ROWS = [
 
 
 def test_table_has_a_row_for_every_threat() -> None:
-    assert [row[0] for row in ROWS] == [f"T{number}" for number in range(1, 46)]
+    assert [row[0] for row in ROWS] == [f"T{number}" for number in range(1, 47)]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])

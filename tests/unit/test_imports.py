@@ -124,6 +124,8 @@ LIBRARIES = {
 BUILDERS = {
     "Api": {"process.assembly.api"},
     "ApiKeys": {"process.assembly.worker"},
+    "HookReceiver": {"process.assembly.hooks"},
+    "IncomingHooks": {"process.assembly.worker"},
     "Admission": {"process.assembly.worker"},
     "Chat": {"process.assembly.worker", "cli.tail"},  # the latter is that of the client library
     "Context": {"process.assembly.worker"},

@@ -71,6 +71,7 @@ def test_snapshot_is_json() -> None:
         "file_bytes_total": 0,
         "file_refusals": {"413": 2},
         "api_requests": {},
+        "incoming_requests": {},
         "before_publish": {},
         "before_join": {},
         "full_disk_refusals_total": 0,

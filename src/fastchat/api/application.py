@@ -16,13 +16,13 @@ import importlib.resources
 import logging
 import time
 from collections.abc import Callable, Mapping
-from http import HTTPStatus
 from typing import Protocol
 
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
+from fastchat.api.bodies import Body
 from fastchat.api.keys import ActiveKey, ApiKeys
-from fastchat.api.paths import MAX_BODY_BYTES, Operation, find
+from fastchat.api.paths import Operation, find
 from fastchat.api.requests import (
     Answer,
     ApiError,
@@ -31,9 +31,10 @@ from fastchat.api.requests import (
     Stream,
     bad_request,
     refusal,
+    send_answer,
 )
 from fastchat.errors import CommandError, ErrorCode
-from fastchat.files.transfers import ENDLESS, RequestContext, has_body
+from fastchat.files.transfers import ENDLESS, RequestContext
 from fastchat.limits.buckets import Budget, TokenBuckets, rate_limited
 from fastchat.metrics import Metrics
 
@@ -92,7 +93,7 @@ class Api:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         begun = time.perf_counter()
-        exchange, body = _Exchange(), _Body(scope, receive)
+        exchange, body = _Exchange(), Body(scope, receive)
         try:
             result = await self._answer(exchange, scope, body.receive)
         except ApiError as error:
@@ -106,20 +107,12 @@ class Api:
             self._count(exchange, 200)
             await self._send_stream(scope, receive, send, result)
             return
-        status, content, headers, ends = result
+        ends = result.ends
         if not body.is_read:
             ends = ends or not await body.drain()
-        self._count(exchange, status)
+        self._count(exchange, result.status)
         self._metrics.api_s.observe(time.perf_counter() - begun)
-        sent = [*headers]
-        # RFC 9110 §8.6: "A server MUST NOT send a Content-Length header field in any response with
-        # a status code of 1xx (Informational) or 204 (No Content)."
-        if status != HTTPStatus.NO_CONTENT:
-            sent.append((b"content-length", b"%d" % len(content)))
-        if ends:
-            sent.append((b"connection", b"close"))
-        await send({"type": "http.response.start", "status": status, "headers": sent})
-        await send({"type": "http.response.body", "body": content})
+        await send_answer(send, result._replace(ends=ends))
 
     def _count(self, exchange: _Exchange, status: int) -> None:
         self._metrics.api_requests[exchange.key, exchange.operation, str(status)] += 1
@@ -235,37 +228,6 @@ class _Exchange:
 
     def __init__(self) -> None:
         self.key = self.operation = _UNKNOWN
-
-
-class _Body:
-    """The body of a request, which may be answered without it.
-
-    Until all of a body has arrived, the next request of its connection cannot be read.
-    """
-
-    __slots__ = ("_receive", "_scope", "is_read")
-
-    def __init__(self, scope: Scope, receive: Receive) -> None:
-        self._scope = scope
-        self._receive = receive
-        self.is_read = not has_body(scope["headers"])
-
-    async def receive(self) -> Message:
-        message = await self._receive()
-        if not message.get("more_body"):
-            self.is_read = True
-        return message
-
-    async def drain(self) -> bool:
-        """Read a short rest, if the client sends it; returns whether the connection can go on."""
-        headers = dict(self._scope["headers"])
-        refusal = self._scope["state"]["context"].body_refusal
-        length = headers.get(b"content-length", b"")
-        if refusal is not None or b"expect" in headers or int(length or 0) > MAX_BODY_BYTES:
-            return False
-        while not self.is_read:
-            await self.receive()
-        return True
 
 
 #: Operations that look at a whole history.

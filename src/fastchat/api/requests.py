@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
 import orjson
-from starlette.types import Receive, Scope
+from starlette.types import Receive, Scope, Send
 
+from fastchat.api.bodies import read_body
 from fastchat.api.keys import ActiveKey, ApiRight
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.files.transfers import RequestContext
@@ -25,6 +26,7 @@ __all__ = [
     "answer",
     "bad_request",
     "refusal",
+    "send_answer",
 ]
 
 #: How deep values in a body can be nested: a list in an object in the body.
@@ -54,6 +56,20 @@ class Answer(NamedTuple):
     content: bytes
     headers: Headers = (_JSON, _NO_STORE)
     ends: bool = False
+
+
+async def send_answer(send: Send, answer: Answer) -> None:
+    """Send an answer with its length."""
+    status, content, headers, ends = answer
+    sent = [*headers]
+    # RFC 9110 §8.6: "A server MUST NOT send a Content-Length header field in any response with
+    # a status code of 1xx (Informational) or 204 (No Content)."
+    if status != HTTPStatus.NO_CONTENT:
+        sent.append((b"content-length", b"%d" % len(content)))
+    if ends:
+        sent.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": status, "headers": sent})
+    await send({"type": "http.response.body", "body": content})
 
 
 class Stream(NamedTuple):
@@ -279,18 +295,10 @@ class Request:
                 return
 
     async def _read(self) -> bytes:
-        # The connection has checked the length (`paths.body_rule`), and ends if it takes too long.
-        message = await self._receive()
-        if message["type"] == "http.request" and not message.get("more_body"):
-            data: bytes = message.get("body", b"")
-            return data
-        parts = [message.get("body", b"")]
-        while message["type"] == "http.request" and message.get("more_body"):
-            message = await self._receive()
-            parts.append(message.get("body", b""))
-        if message["type"] != "http.request":
+        data = await read_body(self._receive)
+        if data is None:
             raise bad_request("The request was not complete.")
-        return b"".join(parts)
+        return data
 
 
 def _number(name: str, text: str) -> int:

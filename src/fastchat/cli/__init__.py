@@ -1,4 +1,4 @@
-"""The command line: `fastchat serve`, `status`, `token`, `key`, `export`, `import` and more.
+"""The command line: `fastchat serve`, `status`, `token`, `key`, `hook`, `export` and more.
 
 Each command is a function that takes the parsed arguments and returns the exit status. It imports
 what it runs, because the modules of all commands take a quarter of a second to import.
@@ -149,6 +149,16 @@ def _key(chosen: dict[str, Any]) -> int:
     if not settings.api_key_file:
         raise SettingError("--api-key-file is missing: name the file with the keys.")
     keys.run(Path(settings.api_key_file), chosen["action"], chosen.get("name"), chosen)
+    return 0
+
+
+def _hook(chosen: dict[str, Any]) -> int:
+    from fastchat.cli import hooks
+
+    settings = _settings(chosen)
+    if not settings.hook_file:
+        raise SettingError("--hook-file is missing: name the file with the webhooks.")
+    hooks.run(settings, chosen["action"], chosen.get("id"), chosen)
     return 0
 
 
@@ -328,6 +338,7 @@ _SETTINGS_OF = {
     "status": _DATA,
     "token": frozenset({"auth", "jwt_key_file", "jwt_audience", "jwt_issuer", "jwt_user_claim"}),
     "key": frozenset({"api_key_file"}),
+    "hook": frozenset({"hook_file", "host", "port", "ssl_certfile"}),
     "export": _DATA | _ENGINE,
     "import": _DATA | _ENGINE,
     "engine": _ENGINE,
@@ -437,6 +448,7 @@ def _parse(arguments: Sequence[str]) -> dict[str, Any]:
     _add_status(commands)
     _add_token(commands)
     _add_key(commands)
+    _add_hook(commands)
     _add_export(commands)
     _add_import(commands)
     _add_files(commands)
@@ -593,6 +605,34 @@ def _add_key(commands: _Commands[_Parser]) -> None:
         "--rate",
         metavar="N",
         help="requests a second of the new key, in each process (default: 1000)",
+    )
+
+
+def _add_hook(commands: _Commands[_Parser]) -> None:
+    command = _add(
+        commands,
+        "hook",
+        _hook,
+        "make, list and revoke incoming webhooks",
+        "new prints the address, which cannot be shown again: the file has only a digest of its "
+        "secret. A server reads the file when it starts, and at SIGHUP.",
+        "%(prog)s new|list|revoke [ID] [--room ROOM] [--name NAME] [--hook-file FILE]",
+    )
+    _add_settings(command, _SETTINGS_OF["hook"])
+    command.add_argument(
+        "action", choices=("new", "list", "revoke"), metavar="new|list|revoke", help="what to do"
+    )
+    command.add_argument(
+        "id", nargs="?", metavar="ID", help="webhook to revoke: its id, as list shows it"
+    )
+    command.add_argument(
+        "--room", metavar="ROOM", help="room to which the new webhook posts, such as ops"
+    )
+    command.add_argument(
+        "--name",
+        metavar="NAME",
+        help="username of the new webhook's messages, such as Grafana; nobody else can take it in "
+        "the room",
     )
 
 

@@ -208,6 +208,14 @@ SERIES = (
         ("key", "operation", "status"),
     ),
     Series(
+        "fastchat_incoming_webhook_requests_total",
+        "counter",
+        "incoming_requests",
+        "Requests to incoming webhooks, by the id of the webhook and the status; `-` if there was "
+        "no such webhook.",
+        ("webhook", "status"),
+    ),
+    Series(
         "fastchat_full_disk_refusals_total",
         "counter",
         "full_disk_refusals_total",

@@ -105,15 +105,20 @@ class Worker:
             self.drain()
 
     def reload(self) -> Config | None:
-        """Read certificates, keys and hooks again; what is not valid is logged, and stays.
+        """Read certificates, keys and all hooks again; what is not valid is logged, and stays.
 
         Returns what the file of the settings says about webhooks and hooks; None if there is no
         such file, or if it is not valid.
         """
         components = self._components
-        readable = (components.tls, components.authenticator, components.api_keys)
+        readable = (
+            components.tls,
+            components.authenticator,
+            components.api_keys,
+            components.incoming_hooks,
+        )
         file = components.settings.config_file
-        if readable == (None, None, None) and not file:
+        if not file and not any(each is not None for each in readable):
             logger.info("SIGHUP: there is no certificate, no key and no file to read again")
         for each in readable:
             if each is not None:
@@ -148,6 +153,8 @@ class Worker:
             server.sweep()
         if self._components.api is not None:
             self._components.api.sweep()
+        if self._components.hook_receiver is not None:
+            self._components.hook_receiver.sweep()
         log_repeated()
         mode.tick()
 

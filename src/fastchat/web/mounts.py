@@ -1,16 +1,29 @@
-"""Applications that answer all requests below a path: the API, beside the page or alone."""
+"""Applications that answer all requests below a path: the API, and incoming webhooks."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from fastchat.files.transfers import BodyRule
 from fastchat.web.headers import common_headers
 
-__all__ = ["Mounts", "not_found"]
+__all__ = ["Mount", "Mounts", "not_found"]
+
+
+class Mount(NamedTuple):
+    """An application, its path with a slash at the end, and how it receives bodies.
+
+    `body_rule` gets a method and a path, and returns None if such a request must have no body.
+    """
+
+    path: str
+    app: ASGIApp
+    body_rule: Callable[[str, str], BodyRule | None]
 
 
 class Mounts:

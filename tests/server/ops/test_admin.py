@@ -37,6 +37,7 @@ def full_snapshot() -> dict[str, Any]:
     counted.turned_away.update({"address": 4})
     counted.handshake_refusals.update({"426": 5})
     counted.api_requests["shop", "publishMessage", "201"] += 6
+    counted.incoming_requests["grafana", "200"] += 5
     for histogram in (
         counted.commit_s,
         counted.api_s,
@@ -292,6 +293,8 @@ def test_every_series_is_rendered_with_kind_and_help() -> None:
     assert values["fastchat_closes_total", ("code", "1000"), part] == 3
     labels = (("key", "shop"), ("operation", "publishMessage"))
     assert values["fastchat_api_requests_total", *labels, part, ("status", "201")] == 6
+    webhook = ("webhook", "grafana")
+    assert values["fastchat_incoming_webhook_requests_total", part, ("status", "200"), webhook] == 5
     assert values["fastchat_evictions_total", ("code", "4009"), part] == 0
     assert values["fastchat_refusals_total", part, ("reason", "not_found")] == 2
     assert values["fastchat_refused_connections_total", ("limit", "address"), part] == 4

@@ -28,6 +28,7 @@ from fastchat.process.assembly.limits import transfers_of
 from fastchat.protocol import check_username
 from fastchat.protocol.users import MAX_SUBJECT_CHARS
 from fastchat.settings import Settings
+from fastchat.web.mounts import Mount
 
 if TYPE_CHECKING:
     from fastchat.process.assembly.worker import Base
@@ -36,20 +37,15 @@ __all__ = ["ApiParts", "build_api"]
 
 logger = logging.getLogger("fastchat.api")
 
+_PATH = PREFIX + "/"
+
 
 class ApiParts(NamedTuple):
-    """The API, and the delivery through which it learns of publications in this process."""
+    """The API, its place, and the delivery through which it learns of publications here."""
 
     api: Api
     delivery: Delivery
-    max_file_bytes: int
-    path: str = PREFIX + "/"
-
-    def body_rule(self, method: str, path: str) -> BodyRule | None:
-        """How the body of a request is received; None if it must not have one."""
-        if not path.startswith(self.path):
-            return None
-        return body_rule(method, path, self.max_file_bytes)
+    mount: Mount
 
 
 def build_api(base: Base, keys: ApiKeys, operations: Operations) -> ApiParts:
@@ -69,7 +65,11 @@ def build_api(base: Base, keys: ApiKeys, operations: Operations) -> ApiParts:
         clock=asyncio.get_running_loop().time,
     )
     max_file_bytes = 0 if files is None else files.max_bytes
-    return ApiParts(api, Tap(base.hub, watcher), max_file_bytes)
+
+    def rule(method: str, path: str) -> BodyRule | None:
+        return body_rule(method, path, max_file_bytes) if path.startswith(_PATH) else None
+
+    return ApiParts(api, Tap(base.hub, watcher), Mount(_PATH, api, rule))
 
 
 def _issuer_of(settings: Settings) -> IssueToken | None:

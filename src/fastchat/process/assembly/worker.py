@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -45,7 +45,7 @@ from fastchat.rooms.administration import Administration
 from fastchat.settings import Settings
 from fastchat.web.capacity import TRANSFER_KINDS, Capacity, count_transfers, measure_capacity
 from fastchat.web.context import HttpContext
-from fastchat.web.mounts import Mounts, not_found
+from fastchat.web.mounts import Mount, Mounts, not_found
 from fastchat.web.origins import Origins
 from fastchat.web.page import build_app
 from fastchat.web.proxies import TrustedProxies
@@ -55,8 +55,9 @@ from fastchat.webhooks.config import Config, read_config
 
 if TYPE_CHECKING:
     from fastchat.api.application import Api
+    from fastchat.api.hooks import IncomingHooks
     from fastchat.api.keys import ApiKeys
-    from fastchat.process.assembly.api import ApiParts
+    from fastchat.api.receiving import HookReceiver
     from fastchat.web.tls import Tls
 
 __all__ = [
@@ -66,6 +67,7 @@ __all__ = [
     "build_worker",
     "open_api_keys",
     "open_authenticator",
+    "open_incoming_hooks",
     "open_tls",
     "use_hooks",
 ]
@@ -97,6 +99,8 @@ class WorkerComponents:
     server: HttpServer
     api_keys: ApiKeys | None
     api: Api | None
+    incoming_hooks: IncomingHooks | None
+    hook_receiver: HookReceiver | None
     api_server: HttpServer | None
 
     @property
@@ -132,6 +136,15 @@ def open_api_keys(settings: Settings) -> ApiKeys | None:
     return ApiKeys(settings.api_key_file)
 
 
+def open_incoming_hooks(settings: Settings) -> IncomingHooks | None:
+    """The incoming webhooks; None if there are none. Raises SettingError for a wrong file."""
+    if not settings.hook_file:
+        return None
+    from fastchat.api.hooks import IncomingHooks  # imported here for the same reason
+
+    return IncomingHooks(settings.hook_file)
+
+
 def open_tls(settings: Settings) -> Tls | None:
     """The certificate that the settings name; None where the server does not encrypt.
 
@@ -157,6 +170,7 @@ class Base:
     authenticator: Authenticator | None
     tls: Tls | None
     api_keys: ApiKeys | None
+    incoming_hooks: IncomingHooks | None
     files: Files | None
     incoming_files: IncomingFiles | None
     transfers: int
@@ -180,6 +194,7 @@ def build_base(
     authenticator = open_authenticator(settings)
     tls = open_tls(settings)
     api_keys = open_api_keys(settings)
+    incoming_hooks = open_incoming_hooks(settings)
     files = open_files(settings, metrics)
     if transfers is None:
         transfers = count_transfers()
@@ -212,6 +227,7 @@ def build_base(
         authenticator=authenticator,
         tls=tls,
         api_keys=api_keys,
+        incoming_hooks=incoming_hooks,
         files=files,
         incoming_files=incoming_files,
         transfers=transfers,
@@ -233,9 +249,10 @@ def build_worker(
     administration: Administration,
     api_listener: socket.socket | None = None,
 ) -> WorkerComponents:
-    """Build the objects that serve clients, and the API if there are keys of it.
+    """Build the objects that serve clients, the API if there are keys of it, and webhooks.
 
-    With an `api_listener`, the API is there, and otherwise it is at the address of the page.
+    With an `api_listener`, the API is there, and otherwise it is at the address of the page, where
+    incoming webhooks always are.
     """
     settings = base.settings
     operations = Operations(broker, pages, administration, clock=time.time)
@@ -246,6 +263,11 @@ def build_worker(
 
         api = build_api(base, base.api_keys, operations)
         delivery = api.delivery
+    receiver = None
+    if base.incoming_hooks is not None:
+        from fastchat.process.assembly.hooks import build_receiver  # as in `open_api_keys`
+
+        receiver = build_receiver(base, base.incoming_hooks, operations)
     chat = Chat(
         broker,
         base.hub,
@@ -259,7 +281,7 @@ def build_worker(
         guest_rights=GUEST_RIGHTS if settings.guest_rights == "write" else frozenset({Right.READ}),
         admits_spectators=settings.spectators == "on",
         max_rooms=settings.max_connection_rooms,
-        reserves=_no_name if base.api_keys is None else base.api_keys.reserves,
+        reserves=_reserving(base),
         incoming_files=base.incoming_files,
         max_chunk_bytes=settings.max_message_bytes,
     )
@@ -271,7 +293,13 @@ def build_worker(
     handshakes = handshake_limiter_of(settings, clock)
     readers = readers_of(settings, base.transfers, wait_s=base.timings.download_wait_s)
     http_context = _build_http_context(base, context, handshakes)
-    page_api = api if api_listener is None else None
+    mounts = []
+    if api is not None and api_listener is None:
+        mounts.append(api.mount)
+    if receiver is not None:
+        from fastchat.process.assembly.hooks import mount_of
+
+        mounts.append(mount_of(receiver))
     return WorkerComponents(
         settings=settings,
         timings=base.timings,
@@ -287,20 +315,27 @@ def build_worker(
         context=context,
         handshakes=handshakes,
         hooks=hooks,
-        server=_build_page_server(base, listener, http_context, readers, page_api),
+        server=_build_page_server(base, listener, http_context, readers, mounts),
         api_keys=base.api_keys,
         api=None if api is None else api.api,
+        incoming_hooks=base.incoming_hooks,
+        hook_receiver=receiver,
         api_server=(
-            _build_api_server(base, api_listener, http_context, api)
+            _build_api_server(base, api_listener, http_context, api.mount)
             if api is not None and api_listener is not None
             else None
         ),
     )
 
 
-def _no_name(room: str, name: str) -> bool:
-    """No name is reserved: there are no keys."""
-    return False
+def _reserving(base: Base) -> Callable[[str, str], bool]:
+    """Whether a name is reserved in a room, for a key of the API or for an incoming webhook."""
+    sources = [each for each in (base.api_keys, base.incoming_hooks) if each is not None]
+
+    def reserves(room: str, name: str) -> bool:
+        return any(each.reserves(room, name) for each in sources)
+
+    return reserves
 
 
 def use_hooks(config: Config, hooks: Hooks, chat: Chat) -> None:
@@ -343,9 +378,9 @@ def _build_page_server(
     listener: socket.socket,
     context: HttpContext,
     readers: FairQueue,
-    api: ApiParts | None,
+    mounts: Sequence[Mount],
 ) -> HttpServer:
-    """The server of the page, the files and the WebSockets; also of the API, unless it is None."""
+    """The server of the page, the files, the WebSockets and `mounts`."""
     files = base.files
     routes = []
     if files is not None:
@@ -355,25 +390,26 @@ def _build_page_server(
     def body_rule(method: str, path: str) -> BodyRule | None:
         if files is not None and method == "POST" and path == FILES_URL:
             return BodyRule(files.max_bytes, is_file=True)
-        return None if api is None else api.body_rule(method, path)
+        rules = (mount.body_rule(method, path) for mount in mounts)
+        return next((rule for rule in rules if rule is not None), None)
 
     app = build_app(
         origins=context.origins,
         frames=base.settings.allow_frame,
         routes=routes,
-        mounts={} if api is None else {api.path: api.api},
+        mounts={mount.path: mount.app for mount in mounts},
     )
     return _build_server(base, listener, app, context._replace(body_rule=body_rule))
 
 
 def _build_api_server(
-    base: Base, listener: socket.socket, context: HttpContext, api: ApiParts
+    base: Base, listener: socket.socket, context: HttpContext, api: Mount
 ) -> HttpServer:
     """The server of the API at its own address, where there is nothing else."""
     context = context._replace(
         capacity=API_CAPACITY, body_rule=api.body_rule, takes_sockets=False, echo=False
     )
-    return _build_server(base, listener, Mounts({api.path: api.api}, not_found), context)
+    return _build_server(base, listener, Mounts({api.path: api.app}, not_found), context)
 
 
 def _build_server(
