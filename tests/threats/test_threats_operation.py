@@ -132,6 +132,9 @@ def children(pid: int) -> set[int]:
 
 #: The modules that can read the system clock, and what for.
 SYSTEM_CLOCK_READERS = {
+    "api/hook_file.py": "when a webhook was made",
+    "api/key_file.py": "when a key was made",
+    "api/watching.py": "timestamps of joins and leaves",
     "auth/issuing.py": "`exp` and `iat` of the tokens it issues",
     "auth/tokens.py": "`exp`, `nbf` and `iat` of tokens",
     "clocks.py": "ages, which it keeps from jumping with that clock",
@@ -142,10 +145,14 @@ SYSTEM_CLOCK_READERS = {
     "history/transfer.py": "timestamps of imported publications",
     "ledger/health.py": "how far it differs from the clock of PostgreSQL",
     "ledger/transfer.py": "which imported ids are recent",
+    "process/assembly/api.py": "`exp` and `iat` of tokens",
     "process/assembly/engine.py": "timestamps of publications, and how old they are",
     "process/assembly/storage.py": "timestamps, ends of removals, start of the steady clock",
     "process/assembly/worker.py": "timestamps of publications",
+    "web/mounts.py": "the header `Date`",
     "web/tls.py": "the expiry of a certificate",
+    "webhooks/delivery.py": "how old publications are that cannot be delivered",
+    "webhooks/sending.py": "the time in signatures, and `Retry-After` with a date",
 }
 
 
