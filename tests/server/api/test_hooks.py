@@ -360,6 +360,20 @@ def test_what_was_answered_survives_a_killed_server(tmp_path: Path) -> None:
     assert len(stored) == len(set(stored))
 
 
+def test_message_that_cannot_be_stored(tmp_path: Path) -> None:
+    """While the data directory is gone, the answer is 503, and nobody sees the message."""
+    path, data = made_hook(tmp_path / "h", "ops"), tmp_path / "data"
+    with serving(hook_file=str(tmp_path / "h"), history="sqlite", data=str(data)) as server:
+        assert post(server.port, path, {"text": "before"}).status == 200
+        data.rename(tmp_path / "away")
+        reply = post(server.port, path, {"text": "meanwhile"})
+        assert (reply.status, reply.word) == (503, "unavailable")
+        assert reply.headers["retry-after"] == "1"
+        (tmp_path / "away").rename(data)
+        wait_until(lambda: post(server.port, path, {"text": "after"}).status == 200)
+        assert texts(server.port, "ops") == ["before", "after"]
+
+
 def test_wrong_file(tmp_path: Path) -> None:
     """A server does not start with a file that it cannot use, and says why."""
     (tmp_path / "h").write_text("{}")
