@@ -135,7 +135,7 @@ BUILDERS = {
     "HttpServer": {"process.assembly.worker"},
     "Hub": {"process.assembly.worker"},
     "IncomingFiles": {"process.assembly.worker"},
-    "MemoryBroker": {"process.assembly.standalone"},
+    "MemoryBroker": {"process.assembly.relay", "process.assembly.standalone"},
     "MemoryHistory": {"process.assembly.storage"},
     "Metrics": {
         "process.assembly.clustered",

@@ -27,6 +27,7 @@ from fastchat.protocol import (
     check_text,
     check_username,
     timestamps,
+    users,
 )
 from fastchat.protocol.options import RoomOptions
 from fastchat.protocol.users import GUEST_PREFIX, HOLDER_PREFIX, check_user
@@ -41,7 +42,7 @@ from fastchat.rooms.administration import (
     StoredRoom,
 )
 
-__all__ = ["Operations", "Published", "Speaker"]
+__all__ = ["OPERATOR", "Operations", "Published", "Speaker", "check_options"]
 
 #: The longest ban, in seconds: 10 years. A moderator's removal lasts 30 days at most.
 MAX_BAN_S = 3650 * 86400
@@ -61,6 +62,10 @@ class Speaker(NamedTuple):
 
     user: str
     name: str
+
+
+#: Who administers the server on its machine.
+OPERATOR = Speaker(users.OPERATOR, "operator")
 
 
 class Published(NamedTuple):
@@ -335,6 +340,68 @@ class Operations:
     async def erase(self, speaker: Speaker, user: str) -> Erased:
         """Erase what a user has said; see `Administration.erase_user`."""
         return await self._administration.erase_user(check_user(user), speaker.name)
+
+    # By name
+
+    async def run(self, speaker: Speaker, verb: str, arguments: Mapping[str, Any]) -> Any:
+        """Run an operation by its name, and return its result as values for JSON.
+
+        Raises CommandError `bad_command` for an unknown name or argument, or one that is missing.
+        """
+        known = _VERBS.get(verb)
+        if known is None:
+            raise _bad(f"There is no operation `{verb}`; these are known: {', '.join(_VERBS)}.")
+        for name, value in arguments.items():
+            if (type_ := known.arguments.get(name)) is None:
+                names = ", ".join(known.arguments) or "none"
+                raise _bad(f"`{verb}` has no argument `{name}`; it has these: {names}.")
+            if type(value) is not type_:
+                raise _bad(f"`{name}` of `{verb}` must be of the type {type_.__name__}.")
+        for name in known.needed:
+            if name not in arguments:
+                raise _bad(f"`{verb}` needs the argument `{name}`.")
+        method = getattr(self, known.method)
+        said = (speaker,) if known.is_said else ()
+        return _plain(await method(*said, **arguments))
+
+
+class _Verb(NamedTuple):
+    """An operation that can be run by its name.
+
+    `method` is the name of the method, and `is_said` whether its first argument is the speaker.
+    `arguments` are the others with their types, of which those in `needed` cannot be left out.
+    """
+
+    method: str
+    arguments: Mapping[str, type] = {}
+    needed: Sequence[str] = ()
+    is_said: bool = True
+
+
+_TEXTS = {"room": str, "text": str, "user": str, "username": str, "id": str, "reply_to": int}
+_USER = {"user": str, "room": str}
+#: The operations that `Operations.run` knows.
+_VERBS: Mapping[str, _Verb] = {
+    "publish": _Verb("publish", _TEXTS, ("room", "text")),
+    "disconnect": _Verb("disconnect", _USER, ("user",)),
+    "ban": _Verb("ban", {**_USER, "seconds": int}, ("user", "seconds")),
+    "unban": _Verb("unban", _USER, ("user",)),
+    "erase": _Verb("erase", {"user": str}, ("user",)),
+    "set": _Verb("set_options", {"room": str, "changes": dict}, ("room", "changes")),
+    "delete": _Verb("delete_room", {"room": str}, ("room",)),
+    "options": _Verb("options", {"room": str}, ("room",), is_said=False),
+    "rooms": _Verb("rooms", {"prefix": str, "after": str, "limit": int}, is_said=False),
+    "users": _Verb("users", {"room": str}, ("room",), is_said=False),
+    "find": _Verb("find_user", {"user": str}, ("user",), is_said=False),
+    "bans": _Verb("bans", is_said=False),
+}
+
+
+def _plain(value: Any) -> Any:
+    """A result as values for JSON: named tuples become objects."""
+    if hasattr(value, "_asdict"):
+        return value._asdict()
+    return [_plain(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
 def check_options(changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,10 @@
-"""The status of a running server, over the socket in its data directory.
+"""The status of a running server, and its operation, over the socket in its data directory.
 
-`fastchat status` and the supervisor send a request. With several workers the relay answers, and
-with one process `StatusServer` does. The request and the answer are the records AskStatus and
-Status of the relay's protocol. They are imported when they are needed: a server of one process
-starts without the relay's records, which take 10 ms to import.
+`fastchat status` and the supervisor ask for the status, and an operator for an operation. With
+several workers the relay answers, and with one process `StatusServer` does. The requests and the
+answers are records of the relay's protocol: AskStatus and Status, Operate and Operated. They are
+imported when they are needed: a server of one process starts without the relay's records, which
+take 10 ms to import.
 """
 
 from __future__ import annotations
@@ -11,15 +12,15 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from fastchat.brokers.relay.listener import UnixListener
 from fastchat.brokers.relay.wire import BadRecord, RecordReader, socket_path
-from fastchat.errors import FastchatError, SettingError
+from fastchat.errors import CommandError, FastchatError, SettingError
 
-__all__ = ["NotAnswering", "StatusServer", "ask", "collect"]
+__all__ = ["NotAnswering", "StatusServer", "ask", "collect", "operate"]
 
 logger = logging.getLogger("fastchat.status")
 
@@ -28,6 +29,8 @@ logger = logging.getLogger("fastchat.status")
 SCRAPE_TIMEOUT_S = 1.0
 #: A connection on which the client has sent no request for this long is closed.
 SILENCE_S = 2.0
+#: The largest request for an operation.
+MAX_REQUEST_BYTES = 256 * 1024
 #: The connections at the same time; further ones are closed. A request takes some milliseconds.
 MAX_CLIENTS = 16
 
@@ -45,9 +48,31 @@ async def ask(directory: Path, timeout_s: float) -> dict[str, dict[str, Any]]:
     Raises NotAnswering if no server runs on `directory`, or if it does not answer within
     `timeout_s` seconds.
     """
+    from fastchat.brokers.relay.records import AskStatus, Status
+
+    reply = await _exchange(directory, AskStatus().encode(), Status, timeout_s)
+    return {name: dict(part) for name, part in reply.parts.items()}
+
+
+async def operate(
+    directory: Path, verb: str, arguments: Mapping[str, Any], timeout_s: float
+) -> Any:
+    """Have a server run an operation (`fastchat.chat.operations.Operations.run`).
+
+    Returns its result. Raises CommandError if the server refuses it, and NotAnswering as `ask`;
+    then it can have been run nevertheless.
+    """
+    from fastchat.brokers.relay.records import Operate, Operated
+
+    request = Operate(verb, arguments).encode()
+    return (await _exchange(directory, request, Operated, timeout_s)).value
+
+
+async def _exchange(directory: Path, request: bytes, expected: type[Any], timeout_s: float) -> Any:
+    """Send a request, and return the reply, of the type `expected`."""
     try:
         async with asyncio.timeout(timeout_s):
-            return await _ask(directory)
+            return await _ask(directory, request, expected)
     except TimeoutError:
         raise NotAnswering(
             f"the server on --data {directory} did not answer within {timeout_s:g} s."
@@ -61,24 +86,24 @@ async def ask(directory: Path, timeout_s: float) -> dict[str, dict[str, Any]]:
             f"--data {directory} belongs to another user; run the command as the server's user."
         ) from None
     except (OSError, EOFError, BadRecord) as error:
-        raise NotAnswering(
-            f"the server on --data {directory} cannot be asked for its status: {error}."
-        ) from None
+        raise NotAnswering(f"the server on --data {directory} cannot be asked: {error}.") from None
 
 
-async def _ask(directory: Path) -> dict[str, dict[str, Any]]:
-    from fastchat.brokers.relay.records import AskStatus, Status, decode_from_relay
+async def _ask(directory: Path, request: bytes, expected: type[Any]) -> Any:
+    from fastchat.brokers.relay.records import Refused, decode_from_relay
 
     with socket_path(directory) as path:
         reader, writer = await asyncio.open_unix_connection(path)
     try:
-        writer.write(AskStatus().encode())
+        writer.write(request)
         records = RecordReader(decode_from_relay)
         while data := await reader.read(1 << 16):
             for record in records.feed(data):
-                if not isinstance(record, Status):
+                if isinstance(record, Refused):
+                    raise record.refusal.error()
+                if not isinstance(record, expected):
                     raise BadRecord("it runs another version of fastchat")
-                return {name: dict(part) for name, part in record.parts.items()}
+                return record
         raise EOFError("it closed the connection")
     finally:
         writer.close()
@@ -111,23 +136,26 @@ async def collect(
 
 
 class StatusServer:
-    """Answers requests for the status of a server with one process, from `open` to `close`.
+    """Answers requests to a server with one process, from `open` to `close`.
 
-    The caller of both must hold the directory's lock. A connection is closed if the client sends
-    anything but a request, or sends no request for `silence_s` seconds. If there are more than
-    `max_clients` connections, a new one is closed.
+    A request is for the status, or for an operation of an operator, which `operate` runs. The
+    caller of `open` and `close` must hold the directory's lock. A connection is closed if the
+    client sends anything but a request, sends another one during an operation, or sends no request
+    for `silence_s` seconds. If there are more than `max_clients` connections, a new one is closed.
     """
 
     def __init__(
         self,
         directory: Path,
         snapshot: Callable[[], Mapping[str, Any]],
+        operate: Callable[[str, Mapping[str, Any]], Awaitable[Any]],
         *,
         silence_s: float = SILENCE_S,
         max_clients: int = MAX_CLIENTS,
     ) -> None:
         self._directory = directory
         self.snapshot = snapshot
+        self.operate = operate
         self.silence_s = silence_s
         self.max_clients = max_clients
         self.clients: set[_Client] = set()
@@ -163,7 +191,7 @@ class StatusServer:
 
 
 class _Client(asyncio.Protocol):
-    """A connection of a client that requests the status."""
+    """A connection of a client that requests the status, or an operation of an operator."""
 
     _transport: asyncio.Transport
     _deadline: asyncio.TimerHandle
@@ -171,6 +199,8 @@ class _Client(asyncio.Protocol):
     def __init__(self, server: StatusServer) -> None:
         self._server = server
         self._received = b""
+        self._reader: RecordReader[Any] | None = None  # from the first other request on
+        self._operating: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
@@ -184,17 +214,52 @@ class _Client(asyncio.Protocol):
         self._server.clients.discard(self)
 
     def data_received(self, data: bytes) -> None:
-        from fastchat.brokers.relay.records import AskStatus, Status
+        from fastchat.brokers.relay.records import AskStatus, Status, decode_from_worker
 
-        request = AskStatus().encode()
-        self._received += data
-        if self._received == request and not self._transport.get_write_buffer_size():
-            self._received = b""
-            self._transport.write(Status({"server": self._server.snapshot()}).encode())
+        if self._reader is None:
+            request = AskStatus().encode()
+            self._received += data
+            if self._received == request and not self._transport.get_write_buffer_size():
+                self._received = b""
+                self._answer(Status({"server": self._server.snapshot()}).encode())
+            elif not request.startswith(self._received):
+                self._reader = RecordReader(decode_from_worker, max_record_bytes=MAX_REQUEST_BYTES)
+                data, self._received = self._received, b""
+        if self._reader is not None:
+            try:
+                for record in self._reader.feed(data):
+                    self._on_record(record)
+            except BadRecord:
+                self.drop()
+
+    def _on_record(self, record: Any) -> None:
+        from fastchat.brokers.relay.records import Operate
+
+        if not isinstance(record, Operate) or self._operating is not None:
+            self.drop()
+            return
+        self._deadline.cancel()  # an operation takes as long as it takes
+        self._operating = asyncio.get_running_loop().create_task(self._operate(record))
+
+    async def _operate(self, record: Any) -> None:
+        from fastchat.brokers.relay.records import Operated, Refusal, Refused
+
+        try:
+            value = await self._server.operate(record.verb, record.arguments)
+        except CommandError as refusal:
+            self._answer(Refused(0, Refusal.of(refusal)).encode())
+        except Exception:
+            logger.exception("internal error in the operation %r", record.verb)
+            self.drop()
+        else:
+            self._answer(Operated(value).encode())
+        self._operating = None
+
+    def _answer(self, reply: bytes) -> None:
+        if not self._transport.is_closing():
+            self._transport.write(reply)
             self._deadline.cancel()
             self._wait()
-        elif not request.startswith(self._received):
-            self.drop()
 
     def drop(self) -> None:
         self._transport.abort()

@@ -9,11 +9,13 @@ import logging
 import os
 import signal
 import socket
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import uvloop
 
+from fastchat.chat.operations import OPERATOR
 from fastchat.history import History
 from fastchat.history.directory import lock
 from fastchat.logs import flush_log
@@ -100,7 +102,10 @@ class Standalone:
         self._components = components
         self._settings = components.worker.settings
         self._admin_listener = admin_listener
-        self._status = StatusServer(Path(self._settings.data), self._report)
+        operations = components.worker.operations
+        self._status = StatusServer(
+            Path(self._settings.data), self._report, partial(operations.run, OPERATOR)
+        )
         self._admin: Admin | None = None
 
     async def begin(self) -> None:

@@ -10,6 +10,7 @@ never leaves the server. The public id of the user is made from the credential w
     g_mG1p2VQKb0DOiYw4       a guest
     k_shop                   an API key, by its name
     h_grafana                a webhook, by its name
+    o_                       the operator of the server
     e_                       somebody who was erased
 
 Because of the `~`, nobody can choose a subject so that its id equals the digest of another subject.
@@ -35,6 +36,7 @@ __all__ = [
     "HOOK_PREFIX",
     "KEY_PREFIX",
     "MAX_SUBJECT_CHARS",
+    "OPERATOR",
     "check_user",
     "guest_of",
     "holder_of",
@@ -44,6 +46,8 @@ __all__ = [
 
 GUEST_PREFIX, HOLDER_PREFIX, DIGEST_MARK = "g_", "u_", "~"
 KEY_PREFIX, HOOK_PREFIX = "k_", "h_"
+#: The public id of whoever administers the server on its machine.
+OPERATOR = "o_"
 #: The public id and the name of everybody who was erased from the history.
 ERASED_USER, ERASED_NAME = "e_", "(erased)"
 #: Characters of a digest: 96 bits in the alphabet of base64url.
@@ -57,7 +61,7 @@ _DIGEST = f"[A-Za-z0-9_-]{{{DIGEST_CHARS}}}"
 _POSTER = "[a-z0-9][a-z0-9_-]{0,31}"
 _USER = re.compile(
     f"g_{_DIGEST}|u_~{_DIGEST}|u_[^~@][^@]{{0,{MAX_SUBJECT_CHARS - 1}}}"
-    f"|[kh]_{_POSTER}|{ERASED_USER}"
+    f"|[kh]_{_POSTER}|{ERASED_USER}|{OPERATOR}"
 )
 
 

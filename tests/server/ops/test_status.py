@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +52,18 @@ def run(request: pytest.FixtureRequest) -> Callable[[Coroutine[Any, Any, None]],
 Run = Callable[[Coroutine[Any, Any, None]], None]
 
 
+async def no_operation(verb: str, arguments: Mapping[str, Any]) -> Any:
+    raise AssertionError("no operation is expected")
+
+
 @contextlib.asynccontextmanager
 async def answering(
     directory: Path,
     snapshot: Callable[[], Mapping[str, Any]] = lambda: {"rooms": 3},
+    operate: Callable[[str, Mapping[str, Any]], Awaitable[Any]] = no_operation,
     **bounds: Any,
 ) -> AsyncIterator[StatusServer]:
-    server = StatusServer(directory, snapshot, **bounds)
+    server = StatusServer(directory, snapshot, operate, **bounds)
     await server.open()
     try:
         yield server
@@ -192,7 +197,7 @@ def test_directory_of_another_server_is_refused(run: Run, tmp_path: Path) -> Non
     async def test() -> None:
         async with answering(tmp_path):
             with pytest.raises(SettingError, match="is in use by another server"):
-                await StatusServer(tmp_path, dict).open()
+                await StatusServer(tmp_path, dict, no_operation).open()
             assert await ask(tmp_path, LIMIT_S) == {"server": {"rooms": 3}}
 
     run(test())
@@ -358,7 +363,7 @@ def test_invalid_answer_is_reported(run: Run, tmp_path: Path, answer: bytes) -> 
 
     async def test() -> None:
         with pytest.raises(
-            NotAnswering, match=r"^the server on --data .* cannot be asked .*: .*\.$"
+            NotAnswering, match=r"^the server on --data .* cannot be asked: .*\.$"
         ):
             await ask(tmp_path, LIMIT_S)
 

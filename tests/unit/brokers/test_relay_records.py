@@ -141,6 +141,9 @@ WORKERS: dict[RecordKind, st.SearchStrategy[FromWorker]] = {
         st.sampled_from(records.Verb),
         st.lists(st.none() | TEXTS | NUMBERS | SNAPSHOTS, max_size=3),
     ),
+    RecordKind.OPERATE: st.builds(
+        records.Operate, TEXTS, st.dictionaries(TEXTS, TEXTS | NUMBERS, max_size=3)
+    ),
     RecordKind.ENTER: st.builds(records.Enter, NUMBERS, TEXTS),
     RecordKind.IDENTIFY: st.builds(records.Identify, CONNECTIONS),
     RecordKind.EXIT: st.builds(records.Exit, CONNECTIONS),
@@ -173,6 +176,7 @@ RELAYS: dict[RecordKind, st.SearchStrategy[FromRelay]] = {
         st.none() | st.booleans() | NUMBERS | SNAPSHOTS,
         st.lists(PAYLOADS, max_size=3),
     ),
+    RecordKind.OPERATED: st.builds(records.Operated, st.none() | NUMBERS | SNAPSHOTS),
     RecordKind.RESTARTED: st.builds(records.Restarted, TEXTS, POSITIONS),
     RecordKind.TURN_AWAY: st.builds(records.TurnAway, NUMBERS, st.sampled_from(Limit)),
     RecordKind.KNOW: st.builds(records.Know, TEXTS, KNOWN),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
-from fastchat.chat.operations import check_options
+from fastchat.chat.operations import OPERATOR, Operations, check_options
 from fastchat.chat.quotes import quote_of
 from fastchat.errors import CommandError
 
@@ -36,3 +37,23 @@ def test_quote_is_the_one_of_the_page() -> None:
 def test_options_are_checked(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(CommandError, match=message.replace("'", ".")):
         check_options(changes)
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments", "message"),
+    [
+        ("shout", {}, "There is no operation `shout`; these are known: publish, "),
+        ("run", {}, "There is no operation `run`"),
+        ("ban", {"user": "u_1"}, "`ban` needs the argument `seconds`."),
+        ("ban", {"user": "u_1", "seconds": True}, "`seconds` of `ban` must be of the type int."),
+        ("bans", {"room": "a"}, "`bans` has no argument `room`; it has these: none."),
+        ("publish", {"room": "a", "text": "x", "speaker": "me"}, "`publish` has no argument"),
+    ],
+)
+def test_operation_is_run_by_its_name_only_if_all_is_right(
+    verb: str, arguments: dict[str, Any], message: str
+) -> None:
+    operations = Operations(None, None, None, clock=lambda: 0.0)  # type: ignore[arg-type]
+    with pytest.raises(CommandError) as caught:
+        asyncio.run(operations.run(OPERATOR, verb, arguments))
+    assert caught.value.message.startswith(message)

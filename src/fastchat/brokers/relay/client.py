@@ -372,8 +372,8 @@ class RelayBroker:
                 self._send_away(share)
             case records.Welcome():
                 self._on_welcome()
-            case records.Status():
-                raise BadRecord("a STATUS record without a request")
+            case records.Status() | records.Operated():
+                raise BadRecord(f"a {type(record).__name__} record without a request")
             case _:
                 assert_never(record)
 

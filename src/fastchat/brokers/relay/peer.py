@@ -70,6 +70,10 @@ class RelayState(Protocol):
         """Return the counters of all processes."""
         ...
 
+    async def operate(self, verb: str, arguments: Mapping[str, Any], /) -> Any:
+        """Run an operation of an operator. Raises CommandError."""
+        ...
+
 
 class Peer(asyncio.Protocol):
     """A worker's connection; a `fastchat.rooms.subscribers.Subscriber`.
@@ -274,6 +278,8 @@ class Peer(asyncio.Protocol):
     def _on_record(self, record: FromWorker) -> None:
         if isinstance(record, records.AskStatus):
             self._say(self._relay.status())
+        elif isinstance(record, records.Operate):
+            self._waiting.begin(self._on_operate(record))
         elif isinstance(record, (records.Hello, records.Restore)):
             self._on_introduction(record)
         elif not self.is_restored:
@@ -379,6 +385,14 @@ class Peer(asyncio.Protocol):
             self._refuse(record.number, refusal)
         else:
             self._say(records.Removed(record.number, member))
+
+    async def _on_operate(self, record: records.Operate) -> None:
+        try:
+            value = await self._relay.operate(record.verb, record.arguments)
+        except CommandError as refusal:
+            self._refuse(0, refusal)
+        else:
+            self._say(records.Operated(value))
 
     def _count_in(self, room: str, member: Member, count: int = 1) -> None:
         """Count connections that the rooms have counted, or lose them if the worker is gone."""

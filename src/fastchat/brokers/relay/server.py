@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from fastchat.brokers.relay.records import Status
 from fastchat.limits.connections import ConnectionCount
 from fastchat.metrics import Metrics
 from fastchat.rooms.contract import Rooms
+from fastchat.rooms.refusals import unavailable
 
 __all__ = ["Relay"]
 
@@ -35,6 +36,10 @@ GATHERING_S = 1.0
 MAX_BACKLOG_BYTES = 32 * 1024 * 1024
 
 
+#: Runs an operation of an operator by its name, with its arguments.
+Operate = Callable[[str, Mapping[str, Any]], Awaitable[Any]]
+
+
 class Relay:
     """Serves the rooms to workers, over a socket in `directory`.
 
@@ -42,7 +47,8 @@ class Relay:
     `gathering_s` seconds. `connection_count` counts the connections of all workers. If a worker has
     more than `max_backlog_bytes` still to read, besides what it missed before it came back, its
     connection is closed; the worker reconnects and resumes. `gauges` returns what the relay's own
-    report has beside the usual counters.
+    report has beside the usual counters. `operate` runs the operations of an operator, who
+    connects to the socket too; by default they are refused.
     """
 
     def __init__(
@@ -54,6 +60,7 @@ class Relay:
         workers: int,
         connection_count: ConnectionCount | None = None,
         gauges: Callable[[], Mapping[str, Any]] | None = None,
+        operate: Operate | None = None,
         gathering_s: float = GATHERING_S,
         max_backlog_bytes: int = MAX_BACKLOG_BYTES,
     ) -> None:
@@ -61,6 +68,7 @@ class Relay:
         self.connection_count = ConnectionCount() if connection_count is None else connection_count
         self._metrics = metrics
         self._gauges = gauges
+        self._operate = operate
         self._expected = workers
         self._gathering_s = gathering_s
         self.max_backlog_bytes = max_backlog_bytes
@@ -118,6 +126,12 @@ class Relay:
         )
         reports = {peer.name: peer.report for peer in self._peers if peer.report is not None}
         return Status({"relay": own, **reports})
+
+    async def operate(self, verb: str, arguments: Mapping[str, Any]) -> Any:
+        """Run an operation of an operator. Raises CommandError."""
+        if self._operate is None:
+            raise unavailable()
+        return await self._operate(verb, arguments)
 
     # Called by the peers
 

@@ -84,6 +84,7 @@ class RecordKind(IntEnum):
     EXIT = 17
     CONNECTIONS = 18
     ADMINISTER = 19
+    OPERATE = 20
     # From the relay
     WELCOME = 64
     DELIVER = 65
@@ -102,6 +103,7 @@ class RecordKind(IntEnum):
     SEND_AWAY = 78
     RESTARTED = 79
     ADMINISTERED = 80
+    OPERATED = 81
 
 
 class BadRecord(Exception):

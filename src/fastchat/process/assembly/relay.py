@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastchat.brokers.memory import MemoryBroker
 from fastchat.brokers.relay.server import Relay
+from fastchat.chat.operations import OPERATOR, Operations
 from fastchat.files.retention import Retention
 from fastchat.history import History
 from fastchat.metrics import Metrics
@@ -75,8 +79,33 @@ def build_relay(
             workers=workers,
             connection_count=connection_count_of(settings),
             gauges=lambda: {key: value for each in gauges for key, value in each().items()},
+            operate=partial(_operations_on(rooms).run, OPERATOR),
         ),
         shared=shared,
         retention=retention,
         webhooks=webhooks,
     )
+
+
+def _operations_on(rooms: Rooms) -> Operations:
+    """The operations of an operator in this process, which has no members of its own."""
+    broker = MemoryBroker(rooms)
+    nobody = _Nobody()
+    broker.open(delivery=nobody, receiver=nobody)
+    return Operations(broker, rooms.pages, rooms.administration, clock=time.time)
+
+
+class _Nobody:
+    """Takes the place of the hub and the chat in a process without members."""
+
+    def publish(self, room: str, payload: bytes) -> None:
+        pass
+
+    def end_turn(self) -> None:
+        pass
+
+    def evict(self, room: str, code: int, reason: str) -> None:
+        pass
+
+    def expel(self, room: str, user: str, seconds: int) -> None:
+        pass

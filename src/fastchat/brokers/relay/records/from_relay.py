@@ -44,6 +44,7 @@ __all__ = [
     "Know",
     "Left",
     "Lost",
+    "Operated",
     "Page",
     "Pong",
     "Refusal",
@@ -419,6 +420,23 @@ class Administered(NamedTuple):
         return cls(expect_natural(number), value, _payloads(tail, sizes))
 
 
+class Operated(NamedTuple):
+    """The reply to OPERATE: the result of the operation.
+
+    Head: [result].
+    """
+
+    value: Any
+
+    def encode(self) -> bytes:
+        return pack(RecordKind.OPERATED, self)
+
+    @classmethod
+    def decode(cls, head: Any, tail: bytes) -> Self:
+        (value,) = expect_fields(head, 1)
+        return cls(value)
+
+
 class Refused(NamedTuple):
     """The reply to a request that failed.
 
@@ -511,7 +529,7 @@ class Status(NamedTuple):
 
 
 Reply = Joined | Left | Page | Removed | Administered
-Aside = Welcome | TurnAway | SendAway | Pong | Status
+Aside = Welcome | TurnAway | SendAway | Pong | Status | Operated
 FromRelay = Deliver | Event | Answer | Know | Expel | Lost | Restarted | Reply | Refused | Aside
 
 

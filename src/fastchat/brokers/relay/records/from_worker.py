@@ -55,6 +55,7 @@ __all__ = [
     "Join",
     "Leave",
     "Lose",
+    "Operate",
     "Ping",
     "Publish",
     "Remove",
@@ -590,6 +591,27 @@ class AskStatus(NamedTuple):
         return cls()
 
 
+class Operate(NamedTuple):
+    """An operation of an operator (`fastchat.chat.operations.Operations.run`).
+
+    The reply is OPERATED, or REFUSED with the number 0. Any process that can connect to the socket
+    can send it, without HELLO.
+
+    Head: [verb, arguments]; the arguments are an object.
+    """
+
+    verb: str
+    arguments: Mapping[str, Any]
+
+    def encode(self) -> bytes:
+        return pack(RecordKind.OPERATE, self)
+
+    @classmethod
+    def decode(cls, head: Any, tail: bytes) -> Self:
+        verb, arguments = expect_fields(head, 2)
+        return cls(expect_text(verb), expect_object(arguments))
+
+
 # Any record
 
 
@@ -598,7 +620,7 @@ Request = Join | Leave | Remove | Administer | Before | After | Search
 Counting = Connections | Enter | Identify | Exit
 Said = Publish | Request | Lose | Tell | Counting | Report | Ping
 
-FromWorker = Introduction | Said | AskStatus
+FromWorker = Introduction | Said | AskStatus | Operate
 
 
 def _connection(value: Any) -> Connection:
