@@ -107,6 +107,7 @@ def test_file_that_cannot_be_written_is_tried_again(
         lock.execute("ROLLBACK")
         lock.close()
         await until(lambda: stored(tmp_path) == [("shop", "lobby", 1)])
+        await until(lambda: len(caplog.records) > 1)
 
     caplog.set_level("INFO", "fastchat.webhooks")
     run(tmp_path, test)
