@@ -362,9 +362,7 @@ def test_invalid_answer_is_reported(run: Run, tmp_path: Path, answer: bytes) -> 
     """An answer of another program or version gives a sentence."""
 
     async def test() -> None:
-        with pytest.raises(
-            NotAnswering, match=r"^the server on --data .* cannot be asked: .*\.$"
-        ):
+        with pytest.raises(NotAnswering, match=r"^the server on --data .* cannot be asked: .*\.$"):
             await ask(tmp_path, LIMIT_S)
 
     with listening(tmp_path, answer):

@@ -465,7 +465,9 @@ def test_sighup_without_files_is_logged(workers: int, tmp_path: Path) -> None:
             alice.send({"text": "still here"})
             assert alice.receive_type("message")["text"] == "still here"
         assert server.stop() == 0
-    assert server.errors.count("there is no certificate, no key and no file to read again") == workers
+    assert (
+        server.errors.count("there is no certificate, no key and no file to read again") == workers
+    )
 
 
 def test_processes_survive_sighup_at_any_time(files: Files, tmp_path: Path) -> None:
