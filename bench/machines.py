@@ -23,7 +23,7 @@ from harness import command, machine, postgresql, report
 from harness.report import MissingError, Result
 from machines import clients, faults, ledgers, publications
 
-SECTIONS = ("hop", "join", "deliveries", "publications", "ledgers", "storm", "restart")
+SECTIONS = ("hop", "away", "join", "deliveries", "publications", "ledgers", "storm", "restart")
 LIMIT_S = 3600.0
 #: Descriptors for everything but the clients' sockets.
 SPARE_DESCRIPTORS = 200
@@ -73,7 +73,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         options.rounds, options.seconds, options.clients, options.members = 1, 1.0, 40, 10
         options.shares, options.down_s = (0.5,), 0.2
         options.load = clients.Load(
-            messages=50, joins=20, members=10, warm_up_ms=100, measure_ms=200
+            messages=50, joins=20, members=10, warm_up_ms=100, measure_ms=200, return_s=0.0
         )
     for name in ("rounds", "seconds", "clients", "members"):
         if getattr(options, name) < 1:
@@ -119,6 +119,8 @@ async def _clients(options: argparse.Namespace, pins: machine.Pins, show: Show) 
     load, rounds = options.load, options.rounds
     if "hop" in options.sections:
         show(clients.HOP_TITLE, clients.HOP_CLOCK, await clients.hop(rounds, load, pins))
+    if "away" in options.sections:
+        show(clients.AWAY_TITLE, clients.AWAY_CLOCK, await clients.away(rounds, load, pins))
     if "join" in options.sections:
         rows = await clients.join(rounds, load, pins)
         show(clients.JOIN_TITLE.format(members=load.room), clients.JOIN_CLOCK, rows)

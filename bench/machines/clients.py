@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 
 from harness.machine import Pins
 from harness.postgresql import Database, running_postgresql
@@ -40,13 +43,26 @@ DELIVERIES_CLOCK = (
     "         as in hop."
 )
 RATIO_TARGET = Target(1.1)
+AWAY_TITLE = "away: the hop between two machines while a third one is stopped"
+AWAY_CLOCK = (
+    "as in hop. 'stopped': a signal stops all processes of the third machine before the first\n"
+    "         message, and continues them after the last. The others find out meanwhile that it\n"
+    "         is silent. 'ratio': the 99th percentile with the stopped machine, divided by that\n"
+    "         without, in the same round."
+)
+AWAY_TARGET = Target(1.2)
+#: So many times the messages of a hop, because a machine counts as silent after 6 s.
+AWAY_FACTOR = 5
 #: Between two lone commits, so that the notifications of the first have been sent.
 PAUSE_S = 0.005
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """The size of one sample."""
+    """The size of one sample.
+
+    After `return_s` seconds a machine that was stopped is one of the others again.
+    """
 
     messages: int = 1000
     joins: int = 300
@@ -55,6 +71,7 @@ class Load:
     window: int = 64
     warm_up_ms: int = 1000
     measure_ms: int = 5000
+    return_s: float = 5.0
 
 
 @asynccontextmanager
@@ -113,6 +130,47 @@ async def _latencies(servers: Sequence[Served], load: Load, pins: Pins) -> list[
         clients.say("0 1")  # they are connected to the ports in turn
         told = await clients.told()
     return [latency / 1000 for latency in told["latencies_ns"]]
+
+
+async def away(rounds: int, load: Load, pins: Pins) -> list[Result]:
+    """Return the latencies between two machines with and without a third, and their ratio."""
+    longer = replace(load, messages=AWAY_FACTOR * load.messages)
+    taken: dict[str, list[float]] = {"all there": [], "stopped": []}
+    ends: dict[str, list[float]] = {"all there": [], "stopped": []}
+    for turn in range(rounds):
+        async with (
+            running_postgresql(cpu=pins.sender) as database,
+            running_machines(database, 3, pins.sender) as (*two, third),
+        ):
+            for name in list(taken)[:: -1 if turn % 2 else 1]:
+                with _stopped(third) if name == "stopped" else nullcontext():
+                    latencies = await _latencies(two, longer, pins)
+                taken[name] += latencies
+                ends[name].append(sorted(latencies)[(len(latencies) * 99 - 1) // 100])
+                await asyncio.sleep(load.return_s)
+    pairs = zip(ends["stopped"], ends["all there"], strict=True)
+    ratios = tuple(stopped / there for stopped, there in pairs)
+    return [
+        *(Result("away", name, 2, "us", tuple(values)) for name, values in taken.items()),
+        *(
+            Result("away", f"99th percentile, {name}", 2, "us", tuple(values))
+            for name, values in ends.items()
+        ),
+        Result("away", "ratio", 2, "", ratios, target=AWAY_TARGET),
+    ]
+
+
+@contextmanager
+def _stopped(server: Served) -> Iterator[None]:
+    """Stop all processes of a server during the block."""
+    pids = tuple(server.parts().values())
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
 
 
 async def join(rounds: int, load: Load, pins: Pins) -> list[Result]:

@@ -152,7 +152,7 @@ def test_run_of_machines_fills_every_section(tmp_path: Path) -> None:
     }
     sections = {row for row, _ in medians}
     assert sections == {
-        *("hop", "join", "deliveries", "publications", "ledgers", "storm", "restart")
+        *("hop", "away", "join", "deliveries", "publications", "ledgers", "storm", "restart")
     }
     assert medians["deliveries", "ratio"] > 0
     assert medians["publications", "rate, half with ids"] > 0
