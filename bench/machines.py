@@ -73,7 +73,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         options.rounds, options.seconds, options.clients, options.members = 1, 1.0, 40, 10
         options.shares, options.down_s = (0.5,), 0.2
         options.load = clients.Load(
-            messages=50, joins=20, members=10, warm_up_ms=100, measure_ms=200, return_s=0.0
+            messages=50, joins=20, members=10, warm_up_ms=100, measure_ms=200
         )
     for name in ("rounds", "seconds", "clients", "members"):
         if getattr(options, name) < 1:

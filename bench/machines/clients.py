@@ -53,16 +53,16 @@ AWAY_CLOCK = (
 AWAY_TARGET = Target(1.2)
 #: So many times the messages of a hop, because a machine counts as silent after 6 s.
 AWAY_FACTOR = 5
+#: After this time a machine that was stopped is one of the others again, and the names of clients
+#: that have gone are free.
+RETURN_S = 7.0
 #: Between two lone commits, so that the notifications of the first have been sent.
 PAUSE_S = 0.005
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """The size of one sample.
-
-    After `return_s` seconds a machine that was stopped is one of the others again.
-    """
+    """The size of one sample."""
 
     messages: int = 1000
     joins: int = 300
@@ -71,7 +71,6 @@ class Load:
     window: int = 64
     warm_up_ms: int = 1000
     measure_ms: int = 5000
-    return_s: float = 5.0
 
 
 @asynccontextmanager
@@ -142,12 +141,12 @@ async def away(rounds: int, load: Load, pins: Pins) -> list[Result]:
             running_postgresql(cpu=pins.sender) as database,
             running_machines(database, 3, pins.sender) as (*two, third),
         ):
-            for name in list(taken)[:: -1 if turn % 2 else 1]:
+            for number, name in enumerate(list(taken)[:: -1 if turn % 2 else 1]):
+                await asyncio.sleep(number * RETURN_S)
                 with _stopped(third) if name == "stopped" else nullcontext():
                     latencies = await _latencies(two, longer, pins)
                 taken[name] += latencies
                 ends[name].append(sorted(latencies)[(len(latencies) * 99 - 1) // 100])
-                await asyncio.sleep(load.return_s)
     pairs = zip(ends["stopped"], ends["all there"], strict=True)
     ratios = tuple(stopped / there for stopped, there in pairs)
     return [
