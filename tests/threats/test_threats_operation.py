@@ -147,6 +147,7 @@ SYSTEM_CLOCK_READERS = {
     "ledger/transfer.py": "which imported ids are recent",
     "process/assembly/api.py": "`exp` and `iat` of tokens",
     "process/assembly/engine.py": "timestamps of publications, and how old they are",
+    "process/assembly/relay.py": "timestamps of what an operator publishes",
     "process/assembly/storage.py": "timestamps, ends of removals, start of the steady clock",
     "process/assembly/worker.py": "timestamps of publications",
     "web/mounts.py": "the header `Date`",
