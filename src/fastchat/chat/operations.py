@@ -129,9 +129,7 @@ class Operations:
         """
         room = check_room(room)
         author, name = _author(speaker, user, username)
-        stored_id = None
-        if id is not None:
-            stored_id = _own_id(speaker, id)
+        stored_id = None if id is None else _own_id(speaker, id)
         text = check_text(text)
         if reply_to is not None:
             text = check_text(await self._quote(room, reply_to) + text)
