@@ -26,7 +26,7 @@ from fastchat.metrics import Metrics
 from fastchat.rooms.contract import Rooms
 from fastchat.rooms.refusals import unavailable
 
-__all__ = ["Relay"]
+__all__ = ["Operate", "Relay"]
 
 #: The longest time for which a new relay waits for all workers. It accepts no requests meanwhile.
 #: Workers try to connect every 0.05 s, and a client's request waits for 2 s (`bounds.Bounds`).

@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastchat.brokers.memory import MemoryBroker
-from fastchat.brokers.relay.server import Relay
-from fastchat.chat.operations import OPERATOR, Operations
+from fastchat.brokers.relay.server import Operate, Relay
 from fastchat.files.retention import Retention
 from fastchat.history import History
 from fastchat.metrics import Metrics
@@ -24,6 +23,7 @@ from fastchat.webhooks.config import read_config
 from fastchat.webhooks.outgoing import Webhooks
 
 if TYPE_CHECKING:
+    from fastchat.chat.operations import Operations
     from fastchat.process.assembly.engine import EngineRooms
 
 __all__ = ["RelayComponents", "build_relay"]
@@ -79,7 +79,7 @@ def build_relay(
             workers=workers,
             connection_count=connection_count_of(settings),
             gauges=lambda: {key: value for each in gauges for key, value in each().items()},
-            operate=partial(_operations_on(rooms).run, OPERATOR),
+            operate=_operating(rooms),
         ),
         shared=shared,
         retention=retention,
@@ -87,12 +87,25 @@ def build_relay(
     )
 
 
-def _operations_on(rooms: Rooms) -> Operations:
-    """The operations of an operator in this process, which has no members of its own."""
-    broker = MemoryBroker(rooms)
-    nobody = _Nobody()
-    broker.open(delivery=nobody, receiver=nobody)
-    return Operations(broker, rooms.pages, rooms.administration, clock=time.time)
+def _operating(rooms: Rooms) -> Operate:
+    """What runs the operations of an operator in this process, which has no members of its own."""
+
+    @cache
+    def operations() -> Operations:
+        # Imported here: the chat's rules take 4 ms, and most relays are never asked.
+        from fastchat.chat.operations import Operations
+
+        broker = MemoryBroker(rooms)
+        nobody = _Nobody()
+        broker.open(delivery=nobody, receiver=nobody)
+        return Operations(broker, rooms.pages, rooms.administration, clock=time.time)
+
+    async def operate(verb: str, arguments: Mapping[str, Any]) -> Any:
+        from fastchat.chat.operations import OPERATOR
+
+        return await operations().run(OPERATOR, verb, arguments)
+
+    return operate
 
 
 class _Nobody:
