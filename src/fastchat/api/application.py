@@ -107,9 +107,7 @@ class Api:
             self._count(exchange, 200)
             await self._send_stream(scope, receive, send, result)
             return
-        ends = result.ends
-        if not body.is_read:
-            ends = ends or not await body.drain()
+        ends = result.ends or not await body.drain()
         self._count(exchange, result.status)
         self._metrics.api_s.observe(time.perf_counter() - begun)
         await send_answer(send, result._replace(ends=ends))

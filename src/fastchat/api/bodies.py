@@ -16,27 +16,32 @@ class Body:
     Until all of a body has arrived, the next request of its connection cannot be read.
     """
 
-    __slots__ = ("_receive", "_scope", "is_read")
+    __slots__ = ("_is_read", "_receive", "_scope")
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self._scope = scope
         self._receive = receive
-        self.is_read = not has_body(scope["headers"])
+        self._is_read = not has_body(scope["headers"])
 
     async def receive(self) -> Message:
         message = await self._receive()
         if not message.get("more_body"):
-            self.is_read = True
+            self._is_read = True
         return message
 
     async def drain(self) -> bool:
-        """Read a short rest, if the client sends it; returns whether the connection can go on."""
+        """Read a short rest, if there is one and the client sends it.
+
+        Returns whether the connection can go on.
+        """
+        if self._is_read:
+            return True
         headers = dict(self._scope["headers"])
         refusal = self._scope["state"]["context"].body_refusal
         length = headers.get(b"content-length", b"")
         if refusal is not None or b"expect" in headers or int(length or 0) > MAX_BODY_BYTES:
             return False
-        while not self.is_read:
+        while not self._is_read:
             await self.receive()
         return True
 

@@ -89,9 +89,7 @@ class HookReceiver:
                 except Exception:
                     logger.exception("internal error in the webhook %s", hook.hook.id)
                     answer = _answer(500, "internal_error")
-        ends = answer.ends
-        if not body.is_read:
-            ends = ends or not await body.drain()
+        ends = answer.ends or not await body.drain()
         self._metrics.incoming_requests[
             _UNKNOWN if hook is None else hook.hook.id, str(answer.status)
         ] += 1
